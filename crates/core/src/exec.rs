@@ -1,0 +1,70 @@
+//! The one message that comes up, and the trait of whatever makes it.
+
+use std::fmt;
+
+use crate::ids::Token;
+use crate::plan::StepPlan;
+
+/// A token's natural log-probability and the likeliest tokens at its position, best first.
+/// Taken from the model's own distribution, before bias, penalties and temperature.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Score {
+    /// ln p(token).
+    pub logprob: f32,
+    /// The best alternatives with their log-probabilities; as many as were asked for.
+    pub top: Vec<(Token, f32)>,
+}
+
+/// A chosen token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Drawn {
+    /// The token.
+    pub token: Token,
+    /// Present when the sampling asked for log-probabilities.
+    pub score: Option<Score>,
+}
+
+/// Why no token could be chosen for one draw. Ends that draw's group and no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrawFault {
+    /// The model produced NaN or infinite logits.
+    NotFinite,
+}
+
+/// What a step produced.
+#[derive(Clone, Debug, Default)]
+pub struct StepOutput {
+    /// One per [`StepPlan::draws`], in order.
+    pub draws: Vec<Result<Drawn, DrawFault>>,
+    /// One per [`StepPlan::targets`], in order.
+    pub scores: Vec<Score>,
+}
+
+impl StepOutput {
+    /// Empties the output and keeps its memory.
+    pub fn clear(&mut self) {
+        self.draws.clear();
+        self.scores.clear();
+    }
+}
+
+/// A step that could not be executed at all; every group in the plan fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecError(pub String);
+
+impl fmt::Display for ExecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ExecError {}
+
+/// Turns plans into outputs: a model on some device, or a model of its cost.
+pub trait Executor: Send {
+    /// Runs the cache operations in order, then the rows; fills `out`, which arrives cleared.
+    ///
+    /// # Errors
+    /// When the step as a whole failed; the cache's contents for the plan's rows are then undefined.
+    fn execute(&mut self, plan: &StepPlan, out: &mut StepOutput) -> Result<(), ExecError>;
+}

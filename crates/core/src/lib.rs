@@ -1,0 +1,16 @@
+//! What runs next and where its KV lives.
+//!
+//! `folio-core` is the floor everything stands on: the block manager ([`kv`]), the scheduler ([`schedule`]), and the
+//! messages between the scheduler and whatever executes a step ([`plan`], [`exec`], [`event`]).
+//!
+//! **Invariants.** No I/O, clock, environment, async, tensors or randomness. Time is passed in as [`ids::Tick`];
+//! a random draw is a hash of (seed, choice, position) made by the executor. Plans go down, results come up.
+#![forbid(unsafe_code)]
+
+pub mod event;
+pub mod exec;
+pub mod ids;
+pub mod kv;
+pub mod params;
+pub mod plan;
+pub mod schedule;

@@ -1,0 +1,1 @@
+//! What runs next: continuous batching over paged memory.

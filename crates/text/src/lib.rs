@@ -1,0 +1,2 @@
+//! text
+#![forbid(unsafe_code)]
