@@ -1,1 +1,82 @@
-fn main() {}
+//! The project's chores, so that one command per chore is all anybody has to remember.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stderr, reason = "a tool for the terminal")]
+
+mod clients;
+mod deny;
+mod metadata;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask <chore>
+
+  test      everything below and every test; what CI runs
+  check     formatting, lints, house rules, dependencies: the quick part
+  deny      dependency bans and licences (deny.toml)
+  clients   the official OpenAI client against the built binary (installs it into target/venv)
+";
+
+fn main() -> ExitCode {
+    let chore = std::env::args().nth(1);
+    let done = match chore.as_deref() {
+        Some("test") => test(),
+        Some("check") => check(),
+        Some("deny") => deny::check(&root()),
+        Some("clients") => clients::check(&root()),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+fn check() -> Result<()> {
+    cargo("formatting", &["fmt", "--all", "--check"])?;
+    cargo("lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
+    step("dependencies", || deny::check(&root()))?;
+    cargo("house rules", &["test", "--quiet", "--package", "folio", "--test", "tidy"])
+}
+
+fn test() -> Result<()> {
+    check()?;
+    cargo("tests", &["test", "--workspace", "--no-fail-fast"])?;
+    step("clients", || clients::check(&root()))
+}
+
+/// Runs a cargo command as a named step.
+fn cargo(name: &str, arguments: &[&str]) -> Result<()> {
+    step(name, || run(Command::new(env!("CARGO")).args(arguments).current_dir(root())))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    eprintln!("\n== {name}");
+    let start = Instant::now();
+    work().with_context(|| format!("{name} failed"))?;
+    eprintln!("== {name}: fine ({:.0} s)", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs a command to its end; its output goes to the terminal.
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}

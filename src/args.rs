@@ -1,0 +1,226 @@
+//! The command line, in two steps: what was typed (this file, clap), and what we will do ([`crate::settings`]).
+//!
+//! Flags have vLLM's names and meanings, so that a command line moves over unchanged. A flag we do not know is an error
+//! that suggests the nearest one; none is ignored.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Serves large language models from paged memory.
+#[derive(Debug, Parser)]
+#[command(name = "folio", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over an OpenAI-compatible API (the default)
+    Serve(ServeArgs),
+    /// Talk to a model on the terminal
+    Chat(ChatArgs),
+    /// Continue a text on the terminal
+    Complete(CompleteArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json); without one, the built-in demo model
+    pub(crate) model: Option<PathBuf>,
+
+    /// Type the weights are kept in
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub(crate) dtype: Dtype,
+
+    /// Longest prompt plus output, in tokens (32k = 32000, 32K = 32768); default: what the model was made for
+    #[arg(long, value_name = "TOKENS", value_parser = tokens)]
+    pub(crate) max_model_len: Option<u32>,
+
+    /// Tokens per KV block, 1 to 256; default: 16 for float32, 32 for 16-bit KV
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) block_size: Option<u32>,
+
+    /// Type the KV cache is kept in; auto: that of the weights
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub(crate) kv_cache_dtype: Dtype,
+
+    /// Memory for the KV cache (2g = 2·10⁹, 2G or 2GiB = 2·2³⁰); default: as much as --max-num-seqs full contexts need,
+    /// at most half of what is free
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub(crate) kv_cache_memory_bytes: Option<u64>,
+
+    /// Most sequences computed at once
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) max_num_seqs: u32,
+
+    /// Most tokens computed in one step; longer prompts are cut into chunks
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) max_num_batched_tokens: u32,
+
+    /// Share the KV of equal prompt beginnings (the default)
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    pub(crate) enable_prefix_caching: bool,
+
+    /// Compute every prompt in full
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub(crate) no_enable_prefix_caching: bool,
+
+    /// Seed of requests that bring none
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// Threads that compute; default: all the machine grants
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// Address to listen on; 0.0.0.0 opens the server to the network
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: IpAddr,
+
+    /// Port to listen on; 0 picks a free one
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+
+    /// Name(s) the model answers to; default: the folder's name
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub(crate) served_model_name: Vec<String>,
+
+    /// Most requests waiting for their turn; more are answered with 429
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_num_queued_reqs: u32,
+
+    /// Key(s) a client must send as "Authorization: Bearer KEY"; also from VLLM_API_KEY
+    #[arg(long, value_name = "KEY", num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SamplingArgs {
+    /// 0 always takes the likeliest token
+    #[arg(long, default_value_t = 0.7)]
+    pub(crate) temperature: f64,
+
+    /// Keep the likeliest tokens that together reach this probability
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) top_p: f64,
+
+    /// Most tokens to generate; default: as many as fit
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_tokens: Option<i64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+
+    /// Instructions given before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system_prompt: Option<String>,
+
+    /// Ask this one question and exit
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) quick: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CompleteArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+
+    /// Text to continue; without it, each line typed is one
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) quick: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    Auto,
+    #[value(alias = "float")]
+    Float32,
+    #[value(alias = "half")]
+    Float16,
+    Bfloat16,
+}
+
+/// `4096`, `32k`, `32K`, `1.5k`.
+fn tokens(text: &str) -> Result<u32, String> {
+    let value = scaled(text, &[("k", 1e3), ("K", 1024.0), ("m", 1e6), ("M", 1024.0 * 1024.0)])?;
+    u32::try_from(value).ok().filter(|&v| v > 0).ok_or_else(|| "must be from 1 to 4294967295".to_owned())
+}
+
+/// `1073741824`, `2G`, `2GiB`, `512M`.
+fn bytes(text: &str) -> Result<u64, String> {
+    const KIB: f64 = 1024.0;
+    let units = [
+        ("KiB", KIB), ("MiB", KIB * KIB), ("GiB", KIB * KIB * KIB), ("TiB", KIB * KIB * KIB * KIB),
+        ("K", KIB), ("M", KIB * KIB), ("G", KIB * KIB * KIB), ("k", 1e3), ("m", 1e6), ("g", 1e9),
+    ];
+    scaled(text, &units).and_then(|v| if v > 0 { Ok(v) } else { Err("must be above 0".to_owned()) })
+}
+
+#[allow(
+    clippy::cast_possible_truncation, clippy::cast_sign_loss,
+    reason = "the range is checked just before; fractions of a byte or token are dropped"
+)]
+fn scaled(text: &str, units: &[(&str, f64)]) -> Result<u64, String> {
+    if let Ok(plain) = text.parse::<u64>() {
+        return Ok(plain);
+    }
+    let (number, factor) = units
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
+        .ok_or_else(|| format!("{text:?} is not a number with an optional unit such as {}", units[0].0))?;
+    let number: f64 = number.trim().parse().map_err(|_| format!("{number:?} is not a number"))?;
+    let value = number * factor;
+    if (0.0..=9e15).contains(&value) { Ok(value as u64) } else { Err(format!("{text} is out of range")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_as_vllm_reads_them() {
+        assert_eq!(tokens("4096"), Ok(4096));
+        assert_eq!(tokens("32k"), Ok(32_000));
+        assert_eq!(tokens("32K"), Ok(32_768));
+        assert_eq!(tokens("1.5k"), Ok(1500));
+        assert_eq!(bytes("2GiB"), Ok(2 << 30));
+        assert_eq!(bytes("25.6k"), Ok(25_600));
+        for bad in ["", "k", "-1", "1e400k", "NaNk", "0", "5000000000", "12 apples"] {
+            assert!(tokens(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_prefix_caching_flag_wins() {
+        let parse = |flags: &[&str]| {
+            let cli = Cli::try_parse_from(["folio", "serve"].iter().chain(flags)).unwrap();
+            let Some(Command::Serve(serve)) = cli.command else { panic!("serve") };
+            !serve.model.no_enable_prefix_caching
+        };
+        assert!(parse(&[]));
+        assert!(!parse(&["--no-enable-prefix-caching"]));
+        assert!(parse(&["--no-enable-prefix-caching", "--enable-prefix-caching"]));
+    }
+}
