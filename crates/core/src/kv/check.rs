@@ -1,0 +1,116 @@
+//! Every invariant of the block manager, checked against all tables that exist.
+//!
+//! The check trusts nothing but the tables it is given: it counts afresh what the manager keeps up to date. It runs after
+//! every operation in tests, and in debug builds when the engine is idle.
+
+use super::{BlockTable, Manager};
+use crate::ids::BlockId;
+
+/// What the tables say about one block.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// In how many tables it occurs.
+    tables: u32,
+    /// Its place in the tables.
+    index: usize,
+    /// How many of its positions the tables use.
+    covered: u32,
+}
+
+/// # Errors
+/// A sentence on the first invariant that does not hold.
+pub(super) fn check(
+    manager: &Manager,
+    tables: &mut dyn Iterator<Item = &BlockTable>,
+) -> Result<(), String> {
+    manager.pool.check()?;
+    let mut seen = vec![Seen::default(); manager.pool.capacity() as usize];
+    for table in tables {
+        check_table(manager, table)?;
+        for (index, &block) in table.blocks().iter().enumerate() {
+            count(manager, &mut seen, table, index, block)?;
+        }
+    }
+    for (block, seen) in (0..).map(BlockId).zip(&seen) {
+        let refs = manager.pool.refs(block);
+        if refs != seen.tables {
+            return Err(format!("block {block} has {refs} refs and is in {} tables", seen.tables));
+        }
+        let full = seen.covered == manager.block_size;
+        if refs > 0 && !full && manager.pool.hash(block).is_some() {
+            return Err(format!("block {block} is findable but a table may still write to it"));
+        }
+    }
+    check_index(manager)
+}
+
+/// What can be said of a table by itself.
+fn check_table(manager: &Manager, table: &BlockTable) -> Result<(), String> {
+    let &BlockTable { ref blocks, len, cached, chain } = table;
+    if blocks.len() != manager.blocks_for(len) as usize {
+        return Err(format!("a table of {len} positions has {} blocks", blocks.len()));
+    }
+    if cached > 0 && (cached >= len || !cached.is_multiple_of(manager.block_size)) {
+        return Err(format!("{cached} positions of a table of {len} are cached"));
+    }
+    let Some(chain) = chain else { return Ok(()) };
+    if chain.blocks > len / manager.block_size {
+        return Err(format!("{} blocks are published of a table of {len} positions", chain.blocks));
+    }
+    let last = chain.blocks.checked_sub(1).and_then(|last| blocks.get(last as usize));
+    if let Some(&block) = last
+        && manager.pool.hash(block).is_some_and(|hash| hash != chain.hash)
+    {
+        return Err(format!("block {block} was published under another hash"));
+    }
+    Ok(())
+}
+
+/// Tables may share a block only at the same place and, if it is partial, only while none has grown: the first that
+/// grows gets a copy.
+fn count(
+    manager: &Manager,
+    seen: &mut [Seen],
+    table: &BlockTable,
+    index: usize,
+    block: BlockId,
+) -> Result<(), String> {
+    let Some(seen) = seen.get_mut(block.index()) else {
+        return Err(format!("block {block} is in a table but does not exist"));
+    };
+    let start = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(manager.block_size);
+    let covered = table.len().saturating_sub(start).min(manager.block_size);
+    if seen.tables == 0 {
+        *seen = Seen { tables: 1, index, covered };
+        return Ok(());
+    }
+    if seen.index != index {
+        return Err(format!("block {block} is in tables at {} and at {index}", seen.index));
+    }
+    if seen.covered != covered {
+        let other = seen.covered;
+        return Err(format!(
+            "block {block} is shared: {other} of it by one table, {covered} by another"
+        ));
+    }
+    seen.tables += 1;
+    Ok(())
+}
+
+/// An entry exists exactly while its block carries the hash.
+fn check_index(manager: &Manager) -> Result<(), String> {
+    let mut indexed = 0;
+    for (hash, block) in manager.prefix.iter() {
+        if block.0 >= manager.pool.capacity() || manager.pool.hash(block) != Some(hash) {
+            return Err(format!("block {block} is in the index but does not carry its hash"));
+        }
+        indexed += 1;
+    }
+    let hashed = (0..manager.pool.capacity())
+        .filter(|&block| manager.pool.hash(BlockId(block)).is_some())
+        .count();
+    if hashed != indexed {
+        return Err(format!("{hashed} blocks carry a hash, {indexed} are in the index"));
+    }
+    Ok(())
+}

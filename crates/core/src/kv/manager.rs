@@ -1,0 +1,359 @@
+//! The block manager: the paper's verbs, and nothing that is not about blocks.
+//!
+//! **Copies and their hazards.** A copy queued by `append` is executed before the step's forward pass, in the order of the
+//! queue; meanwhile planning goes on, and blocks change hands. Nothing that happens later in planning can spoil a copy:
+//!
+//! - *The source is given up* by its remaining holders and handed out again in the same step. As the destination of a copy
+//!   it is overwritten by an operation that stands later in the queue; as a new block of a row it is overwritten in the
+//!   forward pass. Both are after the copy has read it.
+//! - *The destination is given up* (its sequence is preempted in the step that un-shared it) and handed out again. Whoever
+//!   gets it writes later, by the same argument, and a late copy into a block that nobody holds does no harm: such a block
+//!   carries no hash, for taking it removed that, and a hash comes only from `publish`, after the step.
+//! - *The last holder writes in place* without a copy: in the forward pass, when all copies of the block have been made.
+//! - *A source is read before it was written?* Only if a table is forked or published while positions of it are still to
+//!   be computed by the coming step. The rules of [`KvMemory::fork`] and [`KvMemory::publish`] forbid that.
+//!
+//! What never happens is a write to a block that carries a hash: only full blocks are published, rows write only positions
+//! that were not computed, and `append` makes writable only positions after the last.
+//!
+//! When a step fails, its copies may not have been made: every table that took part must be freed.
+
+use std::fmt;
+
+use super::hash::{BlockHasher, Chain};
+use super::pool::{Pool, Taken};
+use super::prefix::PrefixIndex;
+use super::{BlockTable, Claim, KvMemory, KvStats, MAX_BLOCK_SIZE, MAX_CAPACITY, Short, check};
+use crate::ids::{BlockId, Salt, Token};
+use crate::plan::CacheOp;
+
+/// What a [`Manager`] is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Positions in one block, `1..=`[`MAX_BLOCK_SIZE`].
+    pub block_size: u32,
+    /// Blocks, `1..=`[`MAX_CAPACITY`].
+    pub capacity: u32,
+    /// Whether blocks can be found again by what they contain.
+    pub prefix_caching: bool,
+    /// Keys the hashes of the prefix cache. Drawn at random once per process where requests come from strangers; it
+    /// decides nothing but the hashes.
+    pub secret: u64,
+}
+
+/// A [`Config`] that no manager can be made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadConfig {
+    /// The block size is 0 or above [`MAX_BLOCK_SIZE`].
+    BlockSize(u32),
+    /// The capacity is 0 or above [`MAX_CAPACITY`].
+    Capacity(u32),
+}
+
+impl fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BlockSize(size) => {
+                write!(
+                    f,
+                    "a block of {size} positions is not possible; choose 1 to {MAX_BLOCK_SIZE}"
+                )
+            }
+            Self::Capacity(0) => f.write_str("there is no memory for even one KV block"),
+            Self::Capacity(blocks) => write!(
+                f,
+                "{blocks} KV blocks are too many to keep track of; use at most {MAX_CAPACITY}, or larger blocks"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for BadConfig {}
+
+/// The paged memory of the paper: fixed-size blocks, tables, sharing and copy-on-write.
+///
+/// | verb | what it does |
+/// |---|---|
+/// | [`match_prefix`](Self::match_prefix) | asks how much of a prompt is already computed |
+/// | [`admit`](KvMemory::admit) | a table for a prompt: cached blocks first, new ones after |
+/// | [`append`](KvMemory::append) | room for more positions; un-shares the last block, *returning* the copy to make |
+/// | [`fork`](KvMemory::fork) | a second table over the same blocks |
+/// | [`publish`](KvMemory::publish) | full blocks become findable, once their KV has been written |
+/// | [`free`](KvMemory::free) | the blocks go back, the last one first; those with a hash keep it until they are needed |
+///
+/// It moves no data: copies are [`CacheOp`]s for an executor. Each verb succeeds, or returns [`Short`] having changed nothing.
+///
+/// ```
+/// use folio_core::ids::{Salt, Token};
+/// use folio_core::kv::{Claim, Config, KvMemory, Manager};
+/// use folio_core::plan::CacheOp;
+///
+/// let config = Config { block_size: 4, capacity: 8, prefix_caching: true, secret: 1 };
+/// let mut memory = Manager::new(config)?;
+/// let mut ops = Vec::new();
+/// let mut tokens: Vec<Token> = (0..6).map(Token).collect();
+/// let claim = |tokens| Claim {
+///     tokens,
+///     salt: Salt(0),
+///     use_prefix_cache: true,
+///     sequences: 2,
+///     longest: 7,
+/// };
+///
+/// // A prompt of six tokens takes two blocks; once computed, the full one can be found by others.
+/// let mut first = memory.admit(&claim(&tokens))?;
+/// assert_eq!((first.blocks().len(), first.cached()), (2, 0));
+/// memory.publish(&mut first, &tokens);
+///
+/// // A second sample shares both blocks. The first to write gets its own copy of the partial one ...
+/// let mut second = memory.fork(&first);
+/// memory.append(&mut first, 7, &mut ops)?;
+/// let [CacheOp::Copy { source, destination }] = ops[..] else { panic!("one copy") };
+/// assert_eq!((source, destination), (second.blocks()[1], first.blocks()[1]));
+///
+/// // ... and the last one writes in place.
+/// memory.append(&mut second, 7, &mut ops)?;
+/// assert_eq!(ops.len(), 1);
+/// assert_eq!(memory.stats().used, 3);
+///
+/// // When both are gone, the same prompt finds its first block again.
+/// memory.free(first);
+/// memory.free(second);
+/// assert_eq!(memory.free_blocks(), 8);
+/// assert_eq!(memory.match_prefix(&tokens, Salt(0)), 4);
+/// tokens.truncate(4); // of a prompt that is cached whole, the last block is left to compute
+/// assert_eq!(memory.match_prefix(&tokens, Salt(0)), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Manager {
+    pub(super) block_size: u32,
+    pub(super) pool: Pool,
+    pub(super) prefix: PrefixIndex,
+    /// Absent when blocks are not to be found by what they contain.
+    hasher: Option<BlockHasher>,
+    prefix_queries: u64,
+    prefix_hits: u64,
+    evictions: u64,
+    copies: u64,
+}
+
+impl Manager {
+    /// Memory in which all blocks are free.
+    ///
+    /// # Errors
+    /// When a size is out of bounds; see [`Config`].
+    pub fn new(config: Config) -> Result<Self, BadConfig> {
+        let Config { block_size, capacity, prefix_caching, secret } = config;
+        if !(1..=MAX_BLOCK_SIZE).contains(&block_size) {
+            return Err(BadConfig::BlockSize(block_size));
+        }
+        if !(1..=MAX_CAPACITY).contains(&capacity) {
+            return Err(BadConfig::Capacity(capacity));
+        }
+        Ok(Self {
+            block_size,
+            pool: Pool::new(capacity),
+            prefix: PrefixIndex::default(),
+            hasher: prefix_caching.then(|| BlockHasher::new(secret)),
+            prefix_queries: 0,
+            prefix_hits: 0,
+            evictions: 0,
+            copies: 0,
+        })
+    }
+
+    /// How many of `tokens`, from the first, are in the prefix cache now: a multiple of the block size, and less than
+    /// their number.
+    #[must_use]
+    pub fn match_prefix(&self, tokens: &[Token], salt: Salt) -> u32 {
+        self.lookup(tokens, salt).map_or(0, |(found, _)| self.positions(&found))
+    }
+
+    /// The cached blocks at the start of `tokens`, and the hash chain up to there. At least one token is left over, for
+    /// without computing one there are no logits. `None` when there is no prefix cache.
+    fn lookup(&self, tokens: &[Token], salt: Salt) -> Option<(Vec<BlockId>, Chain)> {
+        let hasher = self.hasher.as_ref()?;
+        let mut chain = hasher.root(salt);
+        let mut found = Vec::new();
+        let most = tokens.len().saturating_sub(1);
+        for block_tokens in tokens[..most].chunks_exact(self.block_size as usize) {
+            let next = hasher.extend(chain, block_tokens);
+            let Some(block) = self.prefix.get(next.hash) else { break };
+            found.push(block);
+            chain = next;
+        }
+        Some((found, chain))
+    }
+
+    /// Positions in these full blocks, which are fewer than the tokens of some claim.
+    fn positions(&self, blocks: &[BlockId]) -> u32 {
+        u32::try_from(blocks.len()).unwrap_or(u32::MAX).saturating_mul(self.block_size)
+    }
+
+    pub(super) fn blocks_for(&self, positions: u32) -> u32 {
+        positions.div_ceil(self.block_size)
+    }
+
+    fn room_for(&self, need: u32) -> Result<(), Short> {
+        let have = self.pool.free();
+        if need > have { Err(Short { need, have }) } else { Ok(()) }
+    }
+
+    /// Takes a block that [`Self::room_for`] has promised.
+    fn take(&mut self) -> BlockId {
+        let Taken { block, evicted } = self.pool.take().expect("the free blocks were counted");
+        if let Some(hash) = evicted {
+            self.prefix.forget(hash);
+            self.evictions += 1;
+        }
+        block
+    }
+
+    /// The last block, if it has room for more positions and others hold it, too.
+    fn shared_tail(&self, table: &BlockTable) -> Option<BlockId> {
+        if table.len.is_multiple_of(self.block_size) {
+            return None;
+        }
+        let tail = table.blocks.last().copied()?;
+        debug_assert!(self.pool.hash(tail).is_none(), "block {tail} is published but not full");
+        (self.pool.refs(tail) > 1).then_some(tail)
+    }
+}
+
+impl KvMemory for Manager {
+    fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    fn capacity(&self) -> u32 {
+        self.pool.capacity()
+    }
+
+    fn free_blocks(&self) -> u32 {
+        self.pool.free()
+    }
+
+    /// The prompt's full blocks are held once; what follows, the prompt's partial block included, once per sequence. While
+    /// no sequence holds more than the prompt, the partial block is shared, too.
+    fn most_blocks(&self, prompt: u32, longest: u32, sequences: u32) -> u32 {
+        if longest <= prompt || sequences <= 1 {
+            return self.blocks_for(longest.max(prompt));
+        }
+        let shared = prompt / self.block_size;
+        let own = self.blocks_for(longest) - shared;
+        shared.saturating_add(own.saturating_mul(sequences))
+    }
+
+    fn admit(&mut self, claim: &Claim<'_>) -> Result<BlockTable, Short> {
+        let Ok(len) = u32::try_from(claim.tokens.len()) else {
+            return Err(Short { need: u32::MAX, have: self.pool.free() });
+        };
+        // Where the cache must not be used, there is nothing to look for; the chain starts all the same, to publish.
+        let sought = if claim.use_prefix_cache { claim.tokens } else { &[] };
+        let (mut blocks, chain) = match self.lookup(sought, claim.salt) {
+            Some((found, chain)) => (found, Some(chain)),
+            None => (Vec::new(), None),
+        };
+        let cached = self.positions(&blocks);
+        // A cached block that nobody holds is one of the free ones, and counts as taken like a new one.
+        let held = blocks.iter().filter(|&&block| self.pool.refs(block) > 0).count();
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
+        self.room_for(self.blocks_for(len) - held)?;
+
+        // The cached ones first, so that none of them is evicted to make a new one.
+        for &block in &blocks {
+            self.pool.hold(block);
+        }
+        blocks.extend((cached / self.block_size..self.blocks_for(len)).map(|_| self.take()));
+        if chain.is_some() && claim.use_prefix_cache {
+            self.prefix_queries += u64::from(len);
+            self.prefix_hits += u64::from(cached);
+        }
+        Ok(BlockTable { blocks, len, cached, chain })
+    }
+
+    fn append(
+        &mut self,
+        table: &mut BlockTable,
+        upto: u32,
+        ops: &mut Vec<CacheOp>,
+    ) -> Result<(), Short> {
+        if upto <= table.len {
+            return Ok(());
+        }
+        let new = self.blocks_for(upto) - self.blocks_for(table.len);
+        let shared = self.shared_tail(table);
+        self.room_for(new + u32::from(shared.is_some()))?;
+
+        if let (Some(source), Some(tail)) = (shared, table.blocks.last_mut()) {
+            let destination = self.take();
+            *tail = destination;
+            self.pool.release(source);
+            ops.push(CacheOp::Copy { source, destination });
+            self.copies += 1;
+        }
+        table.blocks.extend((0..new).map(|_| self.take()));
+        table.len = upto;
+        Ok(())
+    }
+
+    fn fork(&mut self, table: &BlockTable) -> BlockTable {
+        for &block in &table.blocks {
+            self.pool.hold(block);
+        }
+        let &BlockTable { ref blocks, len, cached, chain } = table;
+        BlockTable { blocks: blocks.clone(), len, cached, chain }
+    }
+
+    fn publish(&mut self, table: &mut BlockTable, computed: &[Token]) {
+        let (Some(hasher), Some(mut chain)) = (self.hasher, table.chain) else { return };
+        debug_assert!(computed.len() <= table.len as usize, "more was computed than there is");
+        let block_size = self.block_size as usize;
+        let computed = &computed[..computed.len().min(table.len as usize)];
+        let done = chain.blocks as usize;
+        let unpublished = computed.get(done * block_size..).unwrap_or_default();
+        for (&block, tokens) in
+            table.blocks[done..].iter().zip(unpublished.chunks_exact(block_size))
+        {
+            chain = hasher.extend(chain, tokens);
+            match (self.pool.hash(block), self.prefix.get(chain.hash)) {
+                (None, None) => {
+                    self.pool.label(block, chain.hash);
+                    self.prefix.insert(chain.hash, block);
+                }
+                // A fork has published the block, or another sequence has computed the same: the first is kept.
+                (own, _) => {
+                    debug_assert!(own.is_none_or(|own| own == chain.hash), "{block} changed");
+                }
+            }
+        }
+        table.chain = Some(chain);
+    }
+
+    fn free(&mut self, table: BlockTable) {
+        // From the last to the first: of a cached prefix the ends are lost before the start they hang on.
+        for block in table.into_blocks().into_iter().rev() {
+            self.pool.release(block);
+        }
+    }
+
+    fn stats(&self) -> KvStats {
+        let (total, free) = (self.pool.capacity(), self.pool.free());
+        KvStats {
+            total,
+            free,
+            cached_free: self.pool.cached_free(),
+            used: total - free,
+            shared: self.pool.shared(),
+            prefix_queries: self.prefix_queries,
+            prefix_hits: self.prefix_hits,
+            evictions: self.evictions,
+            copies: self.copies,
+        }
+    }
+
+    fn check(&self, tables: &mut dyn Iterator<Item = &BlockTable>) -> Result<(), String> {
+        check::check(self, tables)
+    }
+}

@@ -1,0 +1,206 @@
+//! Who holds which physical block, and which free block is handed out next.
+//!
+//! All metadata lies in one flat `Vec`, and the free list is threaded through it, so every operation is O(1) and none
+//! allocates. *A free block keeps its hash*: free memory is the prefix cache, and nothing is set aside for it.
+//!
+//! **Invariants.** `refs == 0` ⇔ the block is on the free list. On the list, blocks without a hash come first, for losing
+//! one costs nothing; blocks with a hash follow, the least recently released first. A block that is handed out carries no
+//! hash: its old one is returned to the caller, who must forget it.
+
+use super::hash::BlockHash;
+use crate::ids::BlockId;
+
+/// 32 bytes per block.
+#[derive(Clone, Copy, Debug)]
+struct Meta {
+    /// Set when the block's contents are findable; see [`super::prefix`].
+    hash: Option<BlockHash>,
+    /// How many tables hold the block.
+    refs: u32,
+    /// Neighbours on the free list; meaningless while the block is held.
+    prev: u32,
+    next: u32,
+}
+
+/// A block that was taken from the free list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a taken block that is not put into a table is lost, and its old hash must be forgotten"]
+pub(super) struct Taken {
+    pub(super) block: BlockId,
+    /// What the block cached until now.
+    pub(super) evicted: Option<BlockHash>,
+}
+
+/// The blocks' metadata and the free list.
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// One entry per block, and one more that closes the free list to a ring: its `next` is the block to be taken next,
+    /// its `prev` the one to be taken last.
+    meta: Vec<Meta>,
+    anchor: u32,
+    free: u32,
+    cached_free: u32,
+    shared: u32,
+}
+
+impl Pool {
+    /// A pool of `capacity` free blocks, to be taken in ascending order.
+    pub(super) fn new(capacity: u32) -> Self {
+        let meta = |index: u32| Meta {
+            hash: None,
+            refs: 0,
+            prev: index.checked_sub(1).unwrap_or(capacity),
+            next: if index == capacity { 0 } else { index + 1 },
+        };
+        Self {
+            meta: (0..=capacity).map(meta).collect(),
+            anchor: capacity,
+            free: capacity,
+            cached_free: 0,
+            shared: 0,
+        }
+    }
+
+    pub(super) fn capacity(&self) -> u32 {
+        self.anchor
+    }
+
+    /// Blocks held by no table.
+    pub(super) fn free(&self) -> u32 {
+        self.free
+    }
+
+    /// Free blocks that still carry a hash.
+    pub(super) fn cached_free(&self) -> u32 {
+        self.cached_free
+    }
+
+    /// Blocks held by more than one table.
+    pub(super) fn shared(&self) -> u32 {
+        self.shared
+    }
+
+    pub(super) fn refs(&self, block: BlockId) -> u32 {
+        self.meta[block.index()].refs
+    }
+
+    pub(super) fn hash(&self, block: BlockId) -> Option<BlockHash> {
+        self.meta[block.index()].hash
+    }
+
+    /// Hands out the free block whose loss costs least, held once.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        let block = BlockId(self.meta[self.anchor as usize].next);
+        if block.0 == self.anchor {
+            return None;
+        }
+        self.hold(block);
+        Some(Taken { block, evicted: self.meta[block.index()].hash.take() })
+    }
+
+    /// One more table holds the block; a free block leaves the free list and keeps its hash.
+    pub(super) fn hold(&mut self, block: BlockId) {
+        let meta = &mut self.meta[block.index()];
+        meta.refs += 1;
+        match meta.refs {
+            1 => self.unlink(block),
+            2 => self.shared += 1,
+            _ => {}
+        }
+    }
+
+    /// One table less holds the block; the last one puts it on the free list.
+    pub(super) fn release(&mut self, block: BlockId) {
+        let meta = &mut self.meta[block.index()];
+        debug_assert!(meta.refs > 0, "block {block} is released but nobody holds it");
+        meta.refs -= 1;
+        match meta.refs {
+            0 => self.link(block),
+            1 => self.shared -= 1,
+            _ => {}
+        }
+    }
+
+    /// Marks a held block as findable. It must not have been so before.
+    pub(super) fn label(&mut self, block: BlockId, hash: BlockHash) {
+        let meta = &mut self.meta[block.index()];
+        debug_assert!(meta.refs > 0 && meta.hash.is_none(), "block {block}: {meta:?} is labelled");
+        meta.hash = Some(hash);
+    }
+
+    fn unlink(&mut self, block: BlockId) {
+        let Meta { hash, prev, next, .. } = self.meta[block.index()];
+        self.meta[prev as usize].next = next;
+        self.meta[next as usize].prev = prev;
+        self.free -= 1;
+        self.cached_free -= u32::from(hash.is_some());
+    }
+
+    fn link(&mut self, block: BlockId) {
+        let cached = self.meta[block.index()].hash.is_some();
+        let anchor = self.meta[self.anchor as usize];
+        let (prev, next) =
+            if cached { (anchor.prev, self.anchor) } else { (self.anchor, anchor.next) };
+        self.meta[block.index()].prev = prev;
+        self.meta[block.index()].next = next;
+        self.meta[prev as usize].next = block.0;
+        self.meta[next as usize].prev = block.0;
+        self.free += 1;
+        self.cached_free += u32::from(cached);
+    }
+
+    /// The free blocks, in the order in which they would be taken. Ends early if the list is broken.
+    pub(super) fn free_list(&self) -> impl Iterator<Item = BlockId> {
+        let next = |index: u32| self.meta.get(index as usize).map(|meta| meta.next);
+        std::iter::successors(next(self.anchor), move |&index| next(index))
+            .take_while(|&index| index < self.anchor)
+            .take(self.meta.len())
+            .map(BlockId)
+    }
+
+    /// Checks the free list and the counters against the metadata.
+    ///
+    /// # Errors
+    /// A sentence on the first invariant that does not hold.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (mut on_list, mut before, mut seen_cached) = (0, self.anchor, false);
+        for block in self.free_list() {
+            let meta = &self.meta[block.index()];
+            if meta.refs != 0 {
+                return Err(format!(
+                    "block {block} is on the free list and has {} refs",
+                    meta.refs
+                ));
+            }
+            if meta.prev != before {
+                return Err(format!("block {block} follows {before} but points to {}", meta.prev));
+            }
+            if seen_cached && meta.hash.is_none() {
+                return Err(format!("block {block} is worth nothing but will be taken late"));
+            }
+            seen_cached |= meta.hash.is_some();
+            before = block.0;
+            on_list += 1;
+        }
+        let end = self.meta[self.anchor as usize].prev;
+        if end != before {
+            return Err(format!("the free list ends with {before} but the anchor says {end}"));
+        }
+        let blocks = &self.meta[..self.anchor as usize];
+        let count = |of: fn(&Meta) -> bool| blocks.iter().filter(|meta| of(meta)).count();
+        let free = count(|meta| meta.refs == 0);
+        if on_list != free {
+            return Err(format!("{free} blocks are free but {on_list} are on the free list"));
+        }
+        for (name, counter, counted) in [
+            ("free", self.free, free),
+            ("cached", self.cached_free, count(|meta| meta.refs == 0 && meta.hash.is_some())),
+            ("shared", self.shared, count(|meta| meta.refs > 1)),
+        ] {
+            if counter as usize != counted {
+                return Err(format!("{counter} {name} blocks were counted, there are {counted}"));
+            }
+        }
+        Ok(())
+    }
+}
