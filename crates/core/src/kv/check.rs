@@ -114,3 +114,100 @@ fn check_index(manager: &Manager) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Claim, Config, KvMemory};
+    use super::*;
+    use crate::ids::{Salt, Token};
+
+    /// Two forks of a sequence of ten positions, in blocks of four, of which the first two are published.
+    fn two_forks() -> (Manager, [BlockTable; 2]) {
+        let config = Config { block_size: 4, capacity: 6, prefix_caching: true, secret: 1 };
+        let mut manager = Manager::new(config).unwrap();
+        let tokens: Vec<Token> = (0..10).map(Token).collect();
+        let claim = Claim {
+            tokens: &tokens,
+            salt: Salt(0),
+            use_prefix_cache: true,
+            sequences: 2,
+            longest: 10,
+        };
+        let mut table = manager.admit(&claim).unwrap();
+        manager.publish(&mut table, &tokens);
+        let fork = manager.fork(&table);
+        (manager, [table, fork])
+    }
+
+    #[test]
+    fn every_damage_is_reported() {
+        type Damage = fn(&mut Manager, &mut [BlockTable; 2]);
+        let damages: [(Damage, &str); 13] = [
+            (|manager, _| manager.pool.hold(BlockId(1)), "block 1 has 3 refs and is in 2 tables"),
+            (|manager, _| manager.pool.release(BlockId(1)), "block 1 has 1 refs and is in 2"),
+            (|_, tables| tables[0].len += 4, "a table of 14 positions has 3 blocks"),
+            (|_, tables| tables[0].len += 1, "block 2 is shared: 3 of it by one table, 2 by"),
+            (|_, tables| tables[0].blocks.swap(0, 2), "block 0 is in tables at 2 and at 0"),
+            (|_, tables| tables[0].blocks[2] = BlockId(1), "block 1 is in tables at 1 and at 2"),
+            (|_, tables| tables[0].blocks[2] = BlockId(6), "block 6 is in a table but does not"),
+            (|_, tables| tables[0].cached = 12, "12 positions of a table of 10 are cached"),
+            (|_, tables| tables[0].cached = 2, "2 positions of a table of 10 are cached"),
+            (
+                |_, tables| tables[0].chain.as_mut().unwrap().blocks = 3,
+                "3 blocks are published of a table of 10 positions",
+            ),
+            (
+                |_, tables| tables[0].chain.as_mut().unwrap().blocks = 1,
+                "block 0 was published under another hash",
+            ),
+            (
+                |manager, tables| manager.prefix.forget(tables[0].chain.unwrap().hash),
+                "2 blocks carry a hash, 1 are in the index",
+            ),
+            (
+                |manager, tables| {
+                    let hash = tables[0].chain.unwrap().hash;
+                    manager.prefix.forget(hash);
+                    manager.prefix.insert(hash, BlockId(3));
+                },
+                "block 3 is in the index but does not carry its hash",
+            ),
+        ];
+        for (damage, report) in damages {
+            let (mut manager, mut tables) = two_forks();
+            assert_eq!(manager.check(&mut tables.iter()), Ok(()));
+            damage(&mut manager, &mut tables);
+            let error = manager.check(&mut tables.iter()).unwrap_err();
+            assert!(error.contains(report), "{error:?} does not say {report:?}");
+            for table in tables {
+                let _ = table.into_blocks();
+            }
+        }
+    }
+
+    #[test]
+    fn a_published_block_with_room_is_reported() {
+        let (mut manager, tables) = two_forks();
+        let tail = tables[0].blocks[2];
+        let chain = tables[0].chain.unwrap();
+        let hash = super::super::hash::BlockHasher::new(9).extend(chain, &[Token(0)]).hash;
+        manager.pool.label(tail, hash);
+        manager.prefix.insert(hash, tail);
+        let error = manager.check(&mut tables.iter()).unwrap_err();
+        assert!(error.contains("block 2 is findable but a table may still write to it"), "{error}");
+        for table in tables {
+            manager.free(table);
+        }
+    }
+
+    #[test]
+    fn a_table_that_nobody_shows_is_a_leak() {
+        let (mut manager, [first, second]) = two_forks();
+        let error = manager.check(&mut [&first].into_iter()).unwrap_err();
+        assert_eq!(error, "block 0 has 2 refs and is in 1 tables");
+        manager.free(second);
+        assert_eq!(manager.check(&mut [&first].into_iter()), Ok(()));
+        manager.free(first);
+        assert_eq!(manager.check(&mut std::iter::empty()), Ok(()));
+    }
+}

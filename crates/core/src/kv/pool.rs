@@ -204,3 +204,109 @@ impl Pool {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hash::BlockHasher;
+    use super::*;
+    use crate::ids::Salt;
+
+    fn hash(of: u64) -> BlockHash {
+        BlockHasher::new(0).root(Salt(of)).hash
+    }
+
+    fn free_list(pool: &Pool) -> Vec<u32> {
+        pool.check().unwrap();
+        pool.free_list().map(|block| block.0).collect()
+    }
+
+    /// A pool whose blocks are all held, those in `cached` with a hash.
+    fn held(capacity: u32, cached: &[u32]) -> Pool {
+        let mut pool = Pool::new(capacity);
+        for index in 0..capacity {
+            assert_eq!(pool.take(), Some(Taken { block: BlockId(index), evicted: None }));
+        }
+        for &index in cached {
+            pool.label(BlockId(index), hash(index.into()));
+        }
+        assert_eq!(pool.take(), None);
+        assert_eq!(free_list(&pool), []);
+        pool
+    }
+
+    #[test]
+    fn cached_blocks_are_taken_last_and_the_longest_free_of_them_first() {
+        let mut pool = held(6, &[1, 2, 4]);
+        for index in [4, 0, 1, 5, 2] {
+            pool.release(BlockId(index));
+        }
+        assert_eq!(free_list(&pool), [5, 0, 4, 1, 2]);
+        assert_eq!((pool.free(), pool.cached_free()), (5, 3));
+        let taken: Vec<_> = std::iter::from_fn(|| pool.take())
+            .map(|Taken { block, evicted }| (block.0, evicted))
+            .collect();
+        let evicted = |index: u32| (index, Some(hash(index.into())));
+        assert_eq!(taken, [(5, None), (0, None), evicted(4), evicted(1), evicted(2)]);
+        assert_eq!(pool.hash(BlockId(4)), None);
+    }
+
+    #[test]
+    fn a_free_block_that_is_held_again_keeps_its_hash_and_becomes_the_last_to_be_taken() {
+        let mut pool = held(3, &[0, 1, 2]);
+        for index in [0, 1, 2] {
+            pool.release(BlockId(index));
+        }
+        pool.hold(BlockId(1));
+        assert_eq!(free_list(&pool), [0, 2]);
+        assert_eq!((pool.refs(BlockId(1)), pool.hash(BlockId(1))), (1, Some(hash(1))));
+        pool.hold(BlockId(0));
+        pool.release(BlockId(0));
+        pool.release(BlockId(1));
+        assert_eq!(free_list(&pool), [2, 0, 1]);
+    }
+
+    #[test]
+    fn a_block_is_free_when_its_last_holder_lets_go() {
+        let mut pool = held(2, &[]);
+        for _ in 0..3 {
+            pool.hold(BlockId(0));
+        }
+        for shared in [1, 1, 0] {
+            pool.release(BlockId(0));
+            assert_eq!((pool.shared(), pool.free()), (shared, 0));
+        }
+        pool.release(BlockId(0));
+        assert_eq!((pool.shared(), pool.free()), (0, 1));
+        assert_eq!(free_list(&pool), [0]);
+    }
+
+    #[test]
+    fn metadata_stays_small() {
+        assert_eq!(size_of::<Meta>(), 32);
+    }
+
+    #[test]
+    fn a_damaged_pool_is_reported() {
+        type Damage = fn(&mut Pool);
+        let damages: [(Damage, &str); 8] = [
+            (|pool| pool.meta[1].refs = 1, "block 1 is on the free list and has 1 refs"),
+            (|pool| pool.meta[0].refs = 0, "5 blocks are free but 4 are on the free list"),
+            (|pool| pool.meta[2].prev = 4, "block 2 follows 1 but points to 4"),
+            (|pool| pool.meta[4].next = 1, "block 1 follows 4 but points to 5"),
+            (|pool| pool.meta[5].prev = 1, "the free list ends with 4 but the anchor says 1"),
+            (|pool| pool.meta[1].hash = Some(hash(1)), "block 2 is worth nothing but"),
+            (|pool| pool.cached_free = 2, "2 cached blocks were counted, there are 1"),
+            (|pool| pool.shared = 1, "1 shared blocks were counted, there are 0"),
+        ];
+        for (damage, report) in damages {
+            let mut pool = held(5, &[4]);
+            for index in [4, 3, 2, 1] {
+                pool.release(BlockId(index));
+            }
+            assert_eq!(free_list(&pool), [1, 2, 3, 4]);
+            damage(&mut pool);
+            let error = pool.check().unwrap_err();
+            assert!(error.contains(report), "{error:?} does not say {report:?}");
+        }
+    }
+}
