@@ -16,7 +16,7 @@
 //! What never happens is a write to a block that carries a hash: only full blocks are published, rows write only positions
 //! that were not computed, and `append` makes writable only positions after the last.
 //!
-//! When a step fails, its copies may not have been made: every table that took part must be freed.
+//! When a step fails, its copies may not have been made: every table that was appended to for it must be freed.
 
 use std::fmt;
 

@@ -120,6 +120,8 @@ pub trait KvMemory {
     /// Makes positions `table.len()..upto` writable: allocates blocks, and un-shares a last block that others hold
     /// too by pushing a copy to `ops`. Where there are no such positions it does nothing.
     ///
+    /// If the step that should make the copies fails, the table's contents are lost, and it can only be freed.
+    ///
     /// # Errors
     /// [`Short`] when the blocks cannot be had; neither `table` nor `ops` has changed.
     fn append(

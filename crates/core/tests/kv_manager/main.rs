@@ -319,7 +319,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(config(512))]
+    #![proptest_config(config(1500))]
 
     #[test]
     fn every_sequence_reads_what_it_wrote(script in script(1..=8u32)) {
@@ -328,7 +328,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(24))]
+    #![proptest_config(config(64))]
 
     #[test]
     fn large_blocks_are_no_different(script in script(prop_oneof![9..=256u32, Just(256)])) {
