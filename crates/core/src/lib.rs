@@ -9,8 +9,11 @@
 
 pub mod event;
 pub mod exec;
+mod group;
 pub mod ids;
 pub mod kv;
 pub mod params;
 pub mod plan;
 pub mod schedule;
+mod sequence;
+pub mod stats;

@@ -1,0 +1,56 @@
+//! Waiting groups start running, in the order of the policy, while tokens, sequences and blocks last.
+//!
+//! The blocks of all shared tokens are allocated at once: nothing is asked and then hoped for. Beyond them there must be
+//! free blocks for whatever else the group needs soon, that is, for what its sequences hold apart from each other and one
+//! token more each; they stay free, but a group that would be preempted in the next step is better not started. If the
+//! first in the queue does not fit, nobody behind it is tried: a large request is not starved by small ones.
+
+use super::Scheduler;
+use super::budget::Budget;
+use crate::group::Group;
+use crate::ids::Tick;
+use crate::kv::{BlockTable, KvMemory};
+
+impl<M: KvMemory> Scheduler<M> {
+    /// Not called in a step that preempted: what was taken from a group is not given to the next at once.
+    pub(super) fn admit(&mut self, now: Tick, budget: &mut Budget) {
+        while let Some(width) = self.waiting.head().map(Group::width) {
+            if !budget.allows(width) {
+                break;
+            }
+            let Some(table) = self.table_for_head() else { break };
+            let Some(mut group) = self.waiting.pop() else { break };
+            budget.seat(width);
+            group.start(table);
+            if let Some(first) = group.sequences.first_mut() {
+                first.plan(budget.take(group.phase.todo(first)));
+            }
+            if group.announcement.is_some() {
+                self.totals.prompt_tokens += u64::from(group.origin.prompt);
+                self.totals.queue_time += now.0.saturating_sub(group.origin.arrived.0);
+            }
+            self.running.push(group);
+        }
+    }
+
+    /// A table for the shared tokens of the first waiting group, if what it needs beside them is free, too.
+    fn table_for_head(&mut self) -> Option<BlockTable> {
+        let head = self.waiting.head_mut()?;
+        let before = self.memory.free_blocks();
+        if before < head.awaits {
+            return None;
+        }
+        let table = self.memory.admit(&head.claim()).ok()?;
+        let held = u32::try_from(table.blocks().len()).unwrap_or(u32::MAX);
+        let beside = head.present_need(&self.memory).saturating_sub(held);
+        let after = self.memory.free_blocks();
+        if beside <= after {
+            head.awaits = 0;
+            return Some(table);
+        }
+        // Each vain try costs the prefix cache the blocks it took, so the next one waits until it cannot be in vain.
+        head.awaits = (before - after).saturating_add(beside);
+        self.memory.free(table);
+        None
+    }
+}

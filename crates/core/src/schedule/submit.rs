@@ -1,0 +1,146 @@
+//! The door: which requests can be served at all.
+//!
+//! Everything that depends only on the request and on what was configured is decided here, by [`Admission`], which holds
+//! numbers and no memory: a caller on another thread can refuse a request before it queues. What passes fits into the
+//! context, the sequence budget and, alone, into the memory; so the oldest request can always go on, and ends.
+
+use super::Reject;
+use crate::ids::{Salt, Token};
+use crate::kv::KvMemory;
+use crate::params::Params;
+
+/// What a scheduler may do at once, and with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of one sequence, prompt and output together.
+    pub max_model_len: u32,
+    /// Most sequences that run at once, and so the most rows and draws of a step.
+    pub max_num_seqs: u32,
+    /// Most tokens computed in one step; 0 counts as 1.
+    pub max_num_batched_tokens: u32,
+    /// Most groups that wait for the first time; preempted groups wait beside them.
+    pub max_queued: u32,
+    /// Tokens `0..vocab` exist.
+    pub vocab: u32,
+}
+
+/// One request in tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// What the model reads first.
+    pub prompt: Vec<Token>,
+    /// What it writes, and how.
+    pub params: Params,
+    /// Which prefix cache it may use.
+    pub salt: Salt,
+}
+
+/// Decides whether a job can ever be served; see the module's documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The scheduler's limits.
+    pub limits: Limits,
+    /// Positions in one block.
+    pub block_size: u32,
+    /// Blocks there are.
+    pub capacity: u32,
+}
+
+/// The lengths of a job that can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lengths {
+    /// Prompt tokens.
+    pub(super) prompt: u32,
+    /// The most tokens one sequence ever holds in memory: prompt and output without the last token.
+    pub(super) longest: u32,
+}
+
+impl Admission {
+    /// The facts of a scheduler with these limits over this memory.
+    pub fn new<M: KvMemory>(limits: Limits, memory: &M) -> Self {
+        Self { limits, block_size: memory.block_size(), capacity: memory.capacity() }
+    }
+
+    /// Refuses what `Scheduler::submit` refuses, except that the queue is full. The memory is taken to be paged: one that
+    /// reserves more than it needs may make `submit` refuse more.
+    ///
+    /// # Errors
+    /// Why the job can never be served, and what to change.
+    pub fn check(&self, job: &Job) -> Result<(), Reject> {
+        self.lengths(job, |prompt, longest, n| paged_blocks(self.block_size, prompt, longest, n))
+            .map(|_| ())
+    }
+
+    /// Checks `job` and bounds its output, where `most_blocks` is the memory's.
+    pub(super) fn lengths(
+        &self,
+        job: &Job,
+        most_blocks: impl Fn(u32, u32, u32) -> u32,
+    ) -> Result<Lengths, Reject> {
+        let prompt = self.check_prompt(&job.prompt)?;
+        let n = self.check_sequences(job.params.n)?;
+        let limit = self.limits.max_model_len;
+        // The last token of a sequence is never computed upon, so the memory never holds it.
+        let longest = match job.params.max_tokens {
+            Some(max_tokens) => match prompt.checked_add(max_tokens) {
+                Some(len) if len <= limit => len.saturating_sub(1).max(prompt),
+                _ => return Err(Reject::TooLong { prompt, max_tokens, limit }),
+            },
+            None => self.longest_that_fits(prompt, |longest| most_blocks(prompt, longest, n)),
+        };
+        let need = most_blocks(prompt, longest, n);
+        if need > self.capacity {
+            let &Self { block_size, capacity, .. } = self;
+            let max_tokens = longest - prompt + 1;
+            return Err(Reject::NeverFits { need, capacity, block_size, prompt, n, max_tokens });
+        }
+        Ok(Lengths { prompt, longest })
+    }
+
+    fn check_prompt(&self, prompt: &[Token]) -> Result<u32, Reject> {
+        let &Limits { max_model_len, vocab, .. } = &self.limits;
+        // At least one token must be left to generate.
+        let len = match u32::try_from(prompt.len()) {
+            Ok(0) => return Err(Reject::EmptyPrompt),
+            Ok(len) if len < max_model_len => len,
+            _ => return Err(Reject::PromptTooLong { prompt: prompt.len(), limit: max_model_len }),
+        };
+        match prompt.iter().position(|token| token.0 >= vocab) {
+            Some(position) => {
+                Err(Reject::UnknownToken { position, token: prompt[position], vocab })
+            }
+            None => Ok(len),
+        }
+    }
+
+    fn check_sequences(&self, n: u32) -> Result<u32, Reject> {
+        let limit = self.limits.max_num_seqs;
+        if n > limit { Err(Reject::TooManySequences { n, limit }) } else { Ok(n.max(1)) }
+    }
+
+    /// The greatest length of sequences that the context and the memory allow; `prompt` if not even that fits. More
+    /// tokens never take fewer blocks, so halving finds it.
+    fn longest_that_fits(&self, prompt: u32, blocks: impl Fn(u32) -> u32) -> u32 {
+        let (mut fits, mut bound) = (prompt, self.limits.max_model_len);
+        while bound - fits > 1 {
+            let middle = fits + (bound - fits) / 2;
+            if blocks(middle) <= self.capacity {
+                fits = middle;
+            } else {
+                bound = middle;
+            }
+        }
+        fits
+    }
+}
+
+/// What `Manager::most_blocks` says, without a manager: full blocks of the prompt once, all that follows per sequence.
+fn paged_blocks(block_size: u32, prompt: u32, longest: u32, sequences: u32) -> u32 {
+    let block_size = block_size.max(1);
+    if longest <= prompt || sequences <= 1 {
+        return longest.max(prompt).div_ceil(block_size);
+    }
+    let shared = prompt / block_size;
+    let own = longest.div_ceil(block_size) - shared;
+    shared.saturating_add(own.saturating_mul(sequences))
+}

@@ -1,0 +1,11 @@
+//! The scheduler over the real block manager, driven by an executor whose output depends on everything that can go wrong.
+
+#![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
+mod executor;
+mod faults;
+mod properties;
+mod refusals;
+mod scenario;
+mod scenarios;
+mod server;
