@@ -1,0 +1,242 @@
+//! The loop: drain the inbox → schedule → execute → commit → publish.
+//!
+//! One thread runs it and owns everything in it. An executor that fails or panics costs the groups of that step; a panic
+//! anywhere else leaves the loop and ends the engine, since the scheduler may be half-way through a change.
+//! Numbers are published, and permits returned, before the updates of the step are sent: who reads a request's last
+//! update finds its blocks free.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use folio_core::event::Event;
+use folio_core::exec::{ExecError, Executor, StepOutput};
+use folio_core::ids::Tick;
+use folio_core::kv::KvMemory;
+use folio_core::plan::StepPlan;
+use folio_core::schedule::Scheduler;
+
+use crate::config::{Checks, EngineConfig};
+use crate::inbox::{Arriving, Door, Message};
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+use crate::streams::{Streams, send};
+use crate::thread::{EngineError, panic_message};
+use crate::update::{Cause, Update};
+
+/// When invariants may be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// After a step.
+    Step,
+    /// There is nothing to do, or nothing is left to do.
+    Idle,
+    /// The engine ends by an error.
+    Error,
+}
+
+/// What the thread owns.
+pub(crate) struct Engine<M: KvMemory> {
+    pub(crate) scheduler: Scheduler<M>,
+    executor: Box<dyn Executor>,
+    shared: Arc<Shared>,
+    config: EngineConfig,
+    pub(crate) streams: Streams,
+    numbers: Snapshot,
+    failed_in_a_row: u32,
+    /// Reused from step to step.
+    plan: StepPlan,
+    out: StepOutput,
+    events: Vec<Event>,
+    messages: Vec<Message>,
+}
+
+impl<M: KvMemory> Engine<M> {
+    pub(crate) fn new(
+        scheduler: Scheduler<M>,
+        executor: Box<dyn Executor>,
+        shared: Arc<Shared>,
+        config: EngineConfig,
+    ) -> Self {
+        let engine = Self {
+            scheduler,
+            executor,
+            shared,
+            config,
+            streams: Streams::default(),
+            numbers: Snapshot::default(),
+            failed_in_a_row: 0,
+            plan: StepPlan::default(),
+            out: StepOutput::default(),
+            events: Vec::new(),
+            messages: Vec::new(),
+        };
+        engine.shared.publish(&Snapshot { stats: engine.scheduler.stats(), ..Snapshot::default() });
+        engine
+    }
+
+    /// Serves until the door closes and the accepted requests have ended.
+    pub(crate) fn run(&mut self) -> Result<(), EngineError> {
+        loop {
+            let idle = self.scheduler.is_idle();
+            if idle {
+                // Aborts change the numbers without a step.
+                self.publish();
+                self.check(Occasion::Idle)?;
+            }
+            let door = self.shared.inbox.take(idle, &mut self.messages);
+            if door >= Door::Aborting {
+                return Ok(());
+            }
+            self.receive();
+            if !self.scheduler.is_idle() {
+                self.step()?;
+            } else if door == Door::Draining {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends every request with `cause`. The door must be closed, so that no request can follow.
+    pub(crate) fn end_all(&mut self, cause: &Cause) {
+        for group in self.streams.groups() {
+            self.scheduler.abort(group);
+        }
+        self.publish();
+        self.refuse_messages(cause);
+        self.streams.fail_all(cause);
+    }
+
+    /// Ends the requests that never reached the scheduler.
+    pub(crate) fn refuse_messages(&mut self, cause: &Cause) {
+        self.shared.inbox.take(false, &mut self.messages);
+        for message in self.messages.drain(..) {
+            if let Message::Generate(request) = message {
+                refuse(*request, cause.clone());
+            }
+        }
+    }
+
+    /// Checks every invariant if the configuration asks for it at this occasion.
+    pub(crate) fn check(&self, occasion: Occasion) -> Result<(), EngineError> {
+        let wanted = match occasion {
+            Occasion::Step => self.config.checks == Checks::EveryStep,
+            Occasion::Idle => self.config.checks != Checks::Never,
+            Occasion::Error => true,
+        };
+        if !wanted {
+            return Ok(());
+        }
+        self.scheduler.check().map_err(EngineError::Invariant)?;
+        let forgotten = self.streams.groups().len();
+        if self.scheduler.is_idle() && forgotten > 0 {
+            let sentence =
+                format!("{forgotten} streams are open, but the scheduler has no requests");
+            return Err(EngineError::Invariant(sentence));
+        }
+        Ok(())
+    }
+
+    /// Hands the messages to the scheduler, in the order they were sent.
+    fn receive(&mut self) {
+        let now = self.now();
+        let mut messages = std::mem::take(&mut self.messages);
+        for message in messages.drain(..) {
+            match message {
+                Message::Generate(request) => self.submit(*request, now),
+                Message::Abort(request) => {
+                    if let Some(group) = self.streams.remove(request) {
+                        self.scheduler.abort(group);
+                    }
+                }
+            }
+        }
+        self.messages = messages;
+    }
+
+    fn submit(&mut self, request: Arriving, now: Tick) {
+        // Its reader may have gone while it lay in the inbox.
+        if request.updates.is_closed() {
+            return;
+        }
+        let Arriving { id, job, updates, permit } = request;
+        match self.scheduler.submit(job, now) {
+            Ok(group) => self.streams.insert(group, id, updates, permit),
+            Err(reject) => {
+                drop(permit);
+                send(&updates, Instant::now(), Update::Failed(Cause::Rejected(reject)));
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), EngineError> {
+        let began = Instant::now();
+        self.scheduler.schedule(self.now(), &mut self.plan);
+        if self.plan.is_empty() {
+            // Nothing but a bug plans nothing while there is work. Waiting would be a hang.
+            return if self.scheduler.is_idle() { Ok(()) } else { Err(EngineError::Stuck) };
+        }
+        let started = Instant::now();
+        let result = self.execute();
+        let took = started.elapsed();
+        let failed = result.is_err();
+        match &result {
+            Ok(()) => {
+                self.failed_in_a_row = 0;
+                self.scheduler.commit(&self.plan, &self.out, self.now(), &mut self.events);
+            }
+            Err(error) => {
+                self.failed_in_a_row += 1;
+                tracing::error!(%error, rows = self.plan.rows.len(), "a step failed");
+                self.scheduler.fail(&self.plan, &mut self.events);
+            }
+        }
+        self.numbers.record_step(self.plan.tokens.len(), took, failed);
+        self.streams.release(&self.events);
+        self.publish();
+        self.shared.progress.mark();
+        self.streams.deliver(&mut self.events, began, Instant::now());
+        self.check(Occasion::Step)?;
+        match result {
+            Err(last) if self.failed_in_a_row >= self.config.max_failed_steps => {
+                Err(EngineError::FailedSteps { count: self.failed_in_a_row, last })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs the plan. A panic, or an answer of the wrong shape, is an error like any other.
+    fn execute(&mut self) -> Result<(), ExecError> {
+        let Self { executor, plan, out, .. } = self;
+        out.clear();
+        // After a panic the output is not looked at, and the executor's cache counts as undefined for the plan's rows.
+        catch_unwind(AssertUnwindSafe(|| executor.execute(plan, out))).unwrap_or_else(|panic| {
+            Err(ExecError(format!("the executor panicked: {}", panic_message(&*panic))))
+        })?;
+        let wanted = (plan.draws.len(), plan.targets.len());
+        let got = (out.draws.len(), out.scores.len());
+        if wanted == got {
+            Ok(())
+        } else {
+            Err(ExecError(format!(
+                "the executor answered with {got:?} draws and scores where the plan has {wanted:?}"
+            )))
+        }
+    }
+
+    fn publish(&mut self) {
+        self.numbers.stats = self.scheduler.stats();
+        self.shared.publish(&self.numbers);
+    }
+
+    fn now(&self) -> Tick {
+        Tick(self.shared.progress.micros())
+    }
+}
+
+/// Ends a request that the scheduler never saw.
+fn refuse(request: Arriving, cause: Cause) {
+    let Arriving { updates, permit, .. } = request;
+    drop(permit);
+    send(&updates, Instant::now(), Update::Failed(cause));
+}

@@ -1,0 +1,81 @@
+//! How long a step takes, as a linear function of its plan.
+
+use std::time::Duration;
+
+use folio_core::plan::{CacheOp, StepPlan};
+
+/// Nanoseconds per step and per thing in it. The fields are the coefficients of a linear fit to measured steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CostModel {
+    /// Paid once by a step that is not empty: reading the weights, launching the work.
+    pub step: u64,
+    /// Per token computed.
+    pub token: u64,
+    /// Per cached position that a row attends to, its own tokens included.
+    pub context_token: u64,
+    /// Per block copied.
+    pub copy: u64,
+}
+
+impl Default for CostModel {
+    /// Round numbers for tests; they describe no machine.
+    fn default() -> Self {
+        Self { step: 1_000_000, token: 100_000, context_token: 1_000, copy: 10_000 }
+    }
+}
+
+impl CostModel {
+    /// The modelled duration of `plan`; saturates.
+    #[must_use]
+    pub fn cost(&self, plan: &StepPlan) -> Duration {
+        if plan.is_empty() {
+            return Duration::ZERO;
+        }
+        let mut context = 0u64;
+        for row in &plan.rows {
+            context = context.saturating_add(u64::from(row.start) + count(row.tokens.len()));
+        }
+        let copies = plan.ops.iter().filter(|op| matches!(op, CacheOp::Copy { .. })).count();
+        let nanos = self
+            .step
+            .saturating_add(self.token.saturating_mul(count(plan.tokens.len())))
+            .saturating_add(self.context_token.saturating_mul(context))
+            .saturating_add(self.copy.saturating_mul(count(copies)));
+        Duration::from_nanos(nanos)
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use folio_core::ids::{BlockId, SeqId, Token};
+    use folio_core::plan::Row;
+
+    use super::*;
+
+    #[test]
+    fn a_step_costs_what_its_parts_cost() {
+        let model = CostModel { step: 1_000, token: 100, context_token: 10, copy: 1 };
+        let mut plan = StepPlan::default();
+        assert_eq!(model.cost(&plan), Duration::ZERO);
+        plan.ops.push(CacheOp::Copy { source: BlockId(0), destination: BlockId(1) });
+        plan.tokens = vec![Token(7), Token(8), Token(9)];
+        for (start, tokens) in [(0, 0..2), (5, 2..3)] {
+            plan.rows.push(Row {
+                seq: SeqId(1),
+                start,
+                tokens,
+                blocks: 0..0,
+                draws: 0..0,
+                targets: 0..0,
+                first_target: 0,
+                target_alternatives: 0,
+            });
+        }
+        // Two rows attend to 2 and to 6 positions.
+        assert_eq!(model.cost(&plan), Duration::from_nanos(1_000 + 3 * 100 + 8 * 10 + 1));
+    }
+}

@@ -1,0 +1,195 @@
+//! The virtual loop: arrivals that are due → schedule → execute → the clock moves by the step's cost → commit.
+//!
+//! The engine's loop without a thread and without time passing. In debug builds every invariant of the scheduler is
+//! checked after every step.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use folio_core::event::{Event, EventKind};
+use folio_core::exec::{Executor, StepOutput};
+use folio_core::ids::{GroupId, Tick};
+use folio_core::kv::KvMemory;
+use folio_core::plan::StepPlan;
+use folio_core::schedule::{Job, Scheduler};
+
+use crate::executor::CostExecutor;
+use crate::report::{Outcome, Report, RequestRecord, StepRecord};
+
+/// One line of a trace.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When the request comes.
+    pub at: Tick,
+    /// What it asks for.
+    pub job: Job,
+    /// When its client goes away, if it does.
+    pub abort_at: Option<Tick>,
+}
+
+/// A run that could not be carried on: always a bug in the scheduler or in the block manager.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SimError {
+    /// There was work, and none of it was planned.
+    #[error("at {0} µs the scheduler has work but planned none of it")]
+    Stuck(Tick),
+    /// An invariant does not hold.
+    #[error("at {0} µs an invariant is broken: {1}")]
+    Invariant(Tick, String),
+    /// The scheduler is idle, but a request never ended.
+    #[error("request {0} of the trace was accepted and never ended")]
+    Forgotten(usize),
+}
+
+/// Runs `trace` to its end on `scheduler`, which must be idle and must use the blocks of `executor`.
+///
+/// # Errors
+/// [`SimError`]; every request has then been aborted.
+pub fn run<M: KvMemory>(
+    scheduler: &mut Scheduler<M>,
+    executor: &mut CostExecutor,
+    trace: Vec<Arrival>,
+) -> Result<Report, SimError> {
+    let mut order: Vec<_> = trace.into_iter().enumerate().collect();
+    order.sort_by_key(|(_, arrival)| arrival.at);
+    let mut run = Run {
+        now: Tick(0),
+        ended: vec![None; order.len()],
+        arrivals: order.into(),
+        aborts: BTreeSet::new(),
+        alive: BTreeMap::new(),
+        steps: Vec::new(),
+    };
+    let result = run.play(scheduler, executor);
+    if result.is_err() {
+        for &group in run.alive.keys() {
+            scheduler.abort(group);
+        }
+    }
+    result?;
+    let mut requests = Vec::with_capacity(run.ended.len());
+    for (index, record) in run.ended.into_iter().enumerate() {
+        requests.push(record.ok_or(SimError::Forgotten(index))?);
+    }
+    Ok(Report { requests, steps: run.steps })
+}
+
+struct Run {
+    now: Tick,
+    /// Still to come, with their places in the trace, earliest first.
+    arrivals: VecDeque<(usize, Arrival)>,
+    /// Clients that will go away.
+    aborts: BTreeSet<(Tick, GroupId)>,
+    /// Accepted and not ended, with their places in the trace.
+    alive: BTreeMap<GroupId, (usize, RequestRecord)>,
+    /// In the order of the trace.
+    ended: Vec<Option<RequestRecord>>,
+    steps: Vec<StepRecord>,
+}
+
+impl Run {
+    fn play<M: KvMemory>(
+        &mut self,
+        scheduler: &mut Scheduler<M>,
+        executor: &mut CostExecutor,
+    ) -> Result<(), SimError> {
+        let (mut plan, mut out, mut events) = (StepPlan::default(), StepOutput::default(), vec![]);
+        loop {
+            self.arrive(scheduler);
+            self.go_away(scheduler);
+            if scheduler.is_idle() {
+                let Some((_, next)) = self.arrivals.front() else { return Ok(()) };
+                self.now = self.now.max(next.at);
+                continue;
+            }
+            scheduler.schedule(self.now, &mut plan);
+            if plan.is_empty() {
+                return Err(SimError::Stuck(self.now));
+            }
+            out.clear();
+            let error = executor.execute(&plan, &mut out).err();
+            let (began, took) = (self.now, executor.cost_model().cost(&plan));
+            // A step takes time, or two events of one request could not be told apart.
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+            self.now = Tick(self.now.0.saturating_add(micros));
+            match error {
+                None => scheduler.commit(&plan, &out, self.now, &mut events),
+                Some(_) => scheduler.fail(&plan, &mut events),
+            }
+            let (rows, tokens) = (plan.rows.len(), plan.tokens.len());
+            self.steps.push(StepRecord { began, took, rows, tokens, error });
+            for event in events.drain(..) {
+                self.record(event);
+            }
+            if cfg!(debug_assertions) {
+                scheduler.check().map_err(|broken| SimError::Invariant(self.now, broken))?;
+            }
+        }
+    }
+
+    /// Submits what is due.
+    fn arrive<M: KvMemory>(&mut self, scheduler: &mut Scheduler<M>) {
+        while let Some((index, Arrival { at, job, abort_at })) =
+            self.arrivals.pop_front_if(|(_, arrival)| arrival.at <= self.now)
+        {
+            let mut record = RequestRecord {
+                arrival: at,
+                admitted: None,
+                cached_tokens: 0,
+                first_token: None,
+                choices: vec![Vec::new(); job.params.n as usize],
+                scores: 0,
+                ended: self.now,
+                outcome: Outcome::Aborted,
+            };
+            match scheduler.submit(job, self.now) {
+                Ok(group) => {
+                    self.aborts.extend(abort_at.map(|at| (at, group)));
+                    self.alive.insert(group, (index, record));
+                }
+                Err(reject) => {
+                    record.outcome = Outcome::Rejected(reject);
+                    self.ended[index] = Some(record);
+                }
+            }
+        }
+    }
+
+    /// Aborts the requests whose clients have gone away.
+    fn go_away<M: KvMemory>(&mut self, scheduler: &mut Scheduler<M>) {
+        while let Some(&(at, group)) = self.aborts.first()
+            && at <= self.now
+        {
+            self.aborts.pop_first();
+            scheduler.abort(group);
+            self.end(group, Outcome::Aborted);
+        }
+    }
+
+    fn record(&mut self, event: Event) {
+        let now = self.now;
+        let Some((_, record)) = self.alive.get_mut(&event.group) else { return };
+        match event.kind {
+            EventKind::Admitted { cached_tokens } => {
+                record.admitted = Some(now);
+                record.cached_tokens = cached_tokens;
+            }
+            EventKind::PromptScored(scores) => record.scores += scores.len(),
+            EventKind::Sampled { choice, drawn, .. } => {
+                record.first_token.get_or_insert(now);
+                if let Some(tokens) = record.choices.get_mut(choice as usize) {
+                    tokens.push(drawn.token);
+                }
+            }
+            EventKind::Ended { preemptions } => {
+                self.end(event.group, Outcome::Finished { preemptions });
+            }
+            EventKind::Failed(failure) => self.end(event.group, Outcome::Failed(failure)),
+        }
+    }
+
+    fn end(&mut self, group: GroupId, outcome: Outcome) {
+        if let Some((index, record)) = self.alive.remove(&group) {
+            self.ended[index] = Some(RequestRecord { ended: self.now, outcome, ..record });
+        }
+    }
+}
