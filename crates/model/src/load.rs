@@ -1,0 +1,133 @@
+//! From checked tensors to a model in memory, with progress.
+
+use folio_kernels::{AttendSpec, Dtype};
+
+use crate::backend::{Backend, Form, Linear, Norm};
+use crate::checkpoint::Checkpoint;
+use crate::error::ModelError;
+use crate::forward::{Embedding, Layer, Model};
+use crate::memory::MemoryPlan;
+use crate::sizes::WeightSizes;
+use crate::spec::{ModelSpec, NormKind, NormSpec, Position};
+use crate::weights::{LayerTensors, LinearTensors, ModelTensors, NormTensors};
+
+/// How far loading has come, in bytes of the weights as they will lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Laid out so far.
+    pub done: u64,
+    /// All.
+    pub total: u64,
+}
+
+pub(crate) fn load_model<B: Backend>(
+    backend: &B,
+    checkpoint: &Checkpoint,
+    plan: &MemoryPlan,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Model<B>, ModelError> {
+    let spec = checkpoint.spec();
+    let tensors = checkpoint.tensors()?;
+    let loader = Loader { backend, spec, dtype: plan.dtype };
+    let sizes = WeightSizes::new(spec, plan.dtype);
+    let total = sizes.total;
+    let mut done = 0;
+    let mut report = |bytes: u64| {
+        done += bytes;
+        progress(Progress { done, total });
+    };
+    report(0);
+    let embedding = if spec.tied {
+        Embedding::Tied
+    } else {
+        Embedding::Table(backend.table(&tensors.embed, plan.dtype)?)
+    };
+    let positions = tensors.positions.as_ref().map(|t| backend.table(t, plan.dtype)).transpose()?;
+    report(sizes.tables);
+    let mut layers = Vec::with_capacity(spec.layers);
+    let ModelTensors { layers: stored, final_norm, logits, .. } = tensors;
+    for (layer, window) in stored.into_iter().zip(&spec.windows) {
+        layers.push(loader.layer(layer, *window)?);
+        report(sizes.layer);
+    }
+    let model = Model {
+        embed_scale: spec.embed_scale.map(|scale| round(scale, plan.dtype)),
+        embedding,
+        positions,
+        layers,
+        final_norm: loader.norm(final_norm),
+        logits: loader.linear(logits, Form::Plain)?,
+        frequencies: match &spec.position {
+            Position::Rope(rope) => rope.frequencies(),
+            Position::Learned { .. } => Vec::new(),
+        },
+        spec: spec.clone(),
+    };
+    report(sizes.head);
+    Ok(model)
+}
+
+struct Loader<'a, B: Backend> {
+    backend: &'a B,
+    spec: &'a ModelSpec,
+    dtype: Dtype,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn layer(
+        &self,
+        tensors: LayerTensors<'_>,
+        window: Option<usize>,
+    ) -> Result<Layer<B>, ModelError> {
+        let spec = self.spec;
+        let up = if spec.gated { Form::Gated } else { Form::Plain };
+        Ok(Layer {
+            attention_norm: self.norm(tensors.attention_norm),
+            post_attention_norm: tensors.post_attention_norm.map(|n| self.norm(n)),
+            mlp_norm: tensors.mlp_norm.map(|n| self.norm(n)),
+            post_mlp_norm: tensors.post_mlp_norm.map(|n| self.norm(n)),
+            head_norms: tensors
+                .query_key_norms
+                .map(|(query, key)| (self.head_norm(query), self.head_norm(key))),
+            qkv: self.linear(tensors.qkv, Form::Plain)?,
+            output: self.linear(tensors.output, Form::Plain)?,
+            up: self.linear(tensors.up, up)?,
+            down: self.linear(tensors.down, Form::Plain)?,
+            attend: AttendSpec {
+                heads: spec.heads,
+                scale: spec.attention_scale,
+                window,
+                softcap: spec.attention_cap,
+                alibi: None,
+            },
+        })
+    }
+
+    fn linear(&self, tensors: LinearTensors<'_>, form: Form) -> Result<Linear<B>, ModelError> {
+        let matrix = self.backend.matrix(&tensors, self.dtype, form)?;
+        Ok(Linear { matrix, bias: tensors.bias.map(|bias| self.backend.vector(bias)) })
+    }
+
+    fn norm(&self, tensors: NormTensors) -> Norm<B> {
+        Norm {
+            spec: self.spec.norm,
+            weight: self.backend.vector(tensors.weight),
+            bias: tensors.bias.map(|bias| self.backend.vector(bias)),
+        }
+    }
+
+    /// Heads are always normed by their root mean square, as the reference has it.
+    fn head_norm(&self, weight: Vec<f32>) -> Norm<B> {
+        let spec = NormSpec { kind: NormKind::Rms, ..self.spec.norm };
+        Norm { spec, weight: self.backend.vector(weight), bias: None }
+    }
+}
+
+/// `value` as a number of this kind.
+fn round(value: f32, dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F32 => value,
+        Dtype::F16 => half::f16::from_f32(value).to_f32(),
+        Dtype::Bf16 => half::bf16::from_f32(value).to_f32(),
+    }
+}

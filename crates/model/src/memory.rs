@@ -1,0 +1,286 @@
+//! The memory plan: how every byte will be spent, decided and printed before weights are loaded.
+//!
+//! A plan always holds at least one sequence of the full context: whatever the scheduler accepts can then finish. What does
+//! not fit is refused with flags that were tried and do fit, not with guesses.
+
+use std::fmt;
+
+use folio_kernels::{
+    AttendSpec, Dtype, KvShape, attend_workspace_bytes, linear_workspace_bytes,
+};
+
+use crate::advice::advise;
+use crate::checkpoint::Checkpoint;
+use crate::sample::WORK_BYTES_PER_TOKEN;
+use crate::scratch::ScratchShape;
+use crate::sizes::{WeightSizes, wide};
+use crate::spec::ModelSpec;
+
+/// Without an explicit size the cache takes at most this share, in percent, of what weights and activations leave over.
+const DEFAULT_SHARE_PERCENT: u64 = 80;
+const MOST_THREADS: usize = 1024;
+const MOST_TOKENS: usize = 1 << 20;
+const MOST_BLOCK_SIZE: usize = 256;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryRequest {
+    /// Kind of the weights; `None`: as they are stored.
+    pub dtype: Option<Dtype>,
+    /// Kind of keys and values; `None`: that of the weights.
+    pub kv_dtype: Option<Dtype>,
+    /// Positions per block, 1 to 256; `None`: 16 for f32 and 32 for 16-bit keys and values.
+    pub block_size: Option<usize>,
+    /// Bytes for the cache; `None`: enough for all sequences at full context, but at most a share of what is left.
+    pub kv_cache_memory_bytes: Option<u64>,
+    /// Bytes that may be used in all.
+    pub available_bytes: u64,
+    /// Longest sequence; `None`: the model's context.
+    pub max_model_len: Option<usize>,
+    /// Most sequences at a time.
+    pub max_num_seqs: usize,
+    /// Most tokens of one step.
+    pub max_num_batched_tokens: usize,
+    /// Threads that will compute.
+    pub threads: usize,
+}
+
+/// How memory will be spent. All sizes are in bytes unless they say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Kind of the weights.
+    pub dtype: Dtype,
+    /// Kind of keys and values.
+    pub kv_dtype: Dtype,
+    /// Positions per block.
+    pub block_size: usize,
+    /// Longest sequence, in tokens.
+    pub max_model_len: usize,
+    /// Most sequences at a time.
+    pub max_num_seqs: usize,
+    /// Most tokens of one step.
+    pub max_num_batched_tokens: usize,
+    /// Threads that will compute.
+    pub threads: usize,
+    /// The weights as they will lie in memory.
+    pub weight_bytes: u64,
+    /// Buffers of the forward pass and of sampling.
+    pub activation_bytes: u64,
+    /// Room the kernels may use while they run.
+    pub workspace_bytes: u64,
+    /// Keys and values of one position, in all layers.
+    pub kv_bytes_per_token: u64,
+    /// Keys and values of one block, in all layers.
+    pub kv_bytes_per_block: u64,
+    /// Blocks of the cache.
+    pub blocks: usize,
+}
+
+impl MemoryPlan {
+    /// Plans, or says which flag to change to what.
+    ///
+    /// # Errors
+    /// When a value is out of range, or the whole does not fit into what is available.
+    pub fn compute(checkpoint: &Checkpoint, request: &MemoryRequest) -> Result<Self, DoesNotFit> {
+        let facts = Facts { spec: checkpoint.spec(), stored: checkpoint.stored_dtype() };
+        Self::for_facts(&facts, request)
+    }
+
+    pub(crate) fn for_facts(
+        facts: &Facts<'_>,
+        request: &MemoryRequest,
+    ) -> Result<Self, DoesNotFit> {
+        Self::lay_out(facts, request).map_err(|misfit| match misfit {
+            Misfit::Flag(refusal) => refusal,
+            Misfit::Memory(shortage) => advise(facts, request, &shortage),
+        })
+    }
+
+    /// The plan, or what is short, without advice.
+    pub(crate) fn lay_out(facts: &Facts<'_>, request: &MemoryRequest) -> Result<Self, Misfit> {
+        let mut plan = Self::fixed(facts, request)?;
+        let need = wide(plan.blocks_of_full_context());
+        let taken = plan.fixed_bytes();
+        let left = request.available_bytes.saturating_sub(taken);
+        let per_block = plan.kv_bytes_per_block;
+        let blocks = match request.kv_cache_memory_bytes {
+            Some(bytes) => bytes / per_block,
+            None => {
+                let share = left / 100 * DEFAULT_SHARE_PERCENT / per_block;
+                // One full context always gets its room, even when it exceeds the share.
+                need.saturating_mul(wide(plan.max_num_seqs)).min(share.max(need))
+            }
+        };
+        let blocks = blocks.min(u64::from(u32::MAX));
+        let cache = blocks.saturating_mul(per_block);
+        if blocks < need || taken.saturating_add(cache) > request.available_bytes {
+            return Err(Misfit::Memory(Shortage { need, blocks, plan }));
+        }
+        plan.blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
+        Ok(plan)
+    }
+
+    /// Everything but the number of blocks, which stays 0.
+    fn fixed(facts: &Facts<'_>, request: &MemoryRequest) -> Result<Self, Misfit> {
+        let spec = facts.spec;
+        let dtype = request.dtype.unwrap_or(facts.stored);
+        let kv_dtype = request.kv_dtype.unwrap_or(dtype);
+        let block_size = request.block_size.unwrap_or(if kv_dtype == Dtype::F32 { 16 } else { 32 });
+        in_range("--block-size", block_size, MOST_BLOCK_SIZE)?;
+        in_range("--max-num-seqs", request.max_num_seqs, MOST_TOKENS)?;
+        in_range("--max-num-batched-tokens", request.max_num_batched_tokens, MOST_TOKENS)?;
+        in_range("--threads", request.threads, MOST_THREADS)?;
+        let max_model_len = request.max_model_len.unwrap_or(spec.context);
+        in_range("--max-model-len", max_model_len, spec.context)?;
+        let kv = KvShape {
+            layers: spec.layers,
+            blocks: 1,
+            block_size,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            dtype: kv_dtype,
+        };
+        let per_token = 2 * wide(spec.layers) * wide(spec.kv_width()) * wide(kv_dtype.bytes());
+        let mut plan = Self {
+            dtype,
+            kv_dtype,
+            block_size,
+            max_model_len,
+            max_num_seqs: request.max_num_seqs,
+            max_num_batched_tokens: request.max_num_batched_tokens,
+            threads: request.threads,
+            weight_bytes: WeightSizes::new(spec, dtype).total,
+            activation_bytes: 0,
+            workspace_bytes: 0,
+            kv_bytes_per_token: per_token,
+            kv_bytes_per_block: kv.block_bytes().map_or(u64::MAX, wide).max(1),
+            blocks: 0,
+        };
+        plan.activation_bytes = plan.activations(spec);
+        plan.workspace_bytes = plan.workspace(spec, &kv);
+        Ok(plan)
+    }
+
+    fn activations(&self, spec: &ModelSpec) -> u64 {
+        let scratch =
+            ScratchShape::new(spec, self.max_num_batched_tokens, self.max_num_seqs).bytes();
+        let sampling = wide(self.threads) * wide(spec.vocab) * wide(WORK_BYTES_PER_TOKEN);
+        scratch.saturating_add(sampling)
+    }
+
+    fn workspace(&self, spec: &ModelSpec, kv: &KvShape) -> u64 {
+        let inputs = spec.hidden.max(spec.query_width()).max(spec.intermediate);
+        let attend = AttendSpec {
+            heads: spec.heads,
+            scale: spec.attention_scale,
+            window: None,
+            softcap: spec.attention_cap,
+            alibi: None,
+        };
+        let tokens = self.max_num_batched_tokens;
+        let rows = self.max_num_seqs.min(tokens);
+        wide(linear_workspace_bytes(self.threads, tokens, inputs)).saturating_add(wide(
+            attend_workspace_bytes(self.threads, rows, tokens, self.max_model_len, &attend, kv),
+        ))
+    }
+
+    /// Everything but the cache.
+    #[must_use]
+    pub fn fixed_bytes(&self) -> u64 {
+        self.weight_bytes
+            .saturating_add(self.activation_bytes)
+            .saturating_add(self.workspace_bytes)
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn kv_bytes(&self) -> u64 {
+        wide(self.blocks).saturating_mul(self.kv_bytes_per_block)
+    }
+
+    /// Everything.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.fixed_bytes().saturating_add(self.kv_bytes())
+    }
+
+    /// Positions the cache holds.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        wide(self.blocks).saturating_mul(wide(self.block_size))
+    }
+
+    /// Blocks that one sequence of the longest length takes.
+    #[must_use]
+    pub fn blocks_of_full_context(&self) -> usize {
+        self.max_model_len.div_ceil(self.block_size)
+    }
+
+    /// How many sequences of the longest length fit at a time.
+    #[must_use]
+    pub fn full_context_sequences(&self) -> usize {
+        self.blocks / self.blocks_of_full_context()
+    }
+}
+
+/// What a plan needs to know of a model.
+pub(crate) struct Facts<'a> {
+    pub(crate) spec: &'a ModelSpec,
+    pub(crate) stored: Dtype,
+}
+
+/// Why there is no plan.
+pub(crate) enum Misfit {
+    /// A value is out of range whatever the memory.
+    Flag(DoesNotFit),
+    /// Memory is short.
+    Memory(Shortage),
+}
+
+/// What is short.
+pub(crate) struct Shortage {
+    /// Blocks one full context takes.
+    pub(crate) need: u64,
+    /// Blocks there would be.
+    pub(crate) blocks: u64,
+    /// The rest of the plan.
+    pub(crate) plan: MemoryPlan,
+}
+
+/// A sentence on what does not fit, and the flags that would make it fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoesNotFit {
+    /// What is wrong.
+    pub problem: String,
+    /// Flags with values that were tried and fit, each by itself enough.
+    pub remedies: Vec<String>,
+}
+
+impl fmt::Display for DoesNotFit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem)?;
+        if let [first, others @ ..] = self.remedies.as_slice() {
+            write!(f, "; use {first}")?;
+            for other in others {
+                write!(f, ", or {other}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for DoesNotFit {}
+
+fn in_range(flag: &str, value: usize, most: usize) -> Result<(), Misfit> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    let problem = match flag {
+        "--max-model-len" if value > most => {
+            format!("--max-model-len {value} is beyond the model's context of {most} tokens")
+        }
+        _ => format!("{flag} must be from 1 to {most}, not {value}"),
+    };
+    let remedies = if value > most { vec![format!("{flag} {most}")] } else { Vec::new() };
+    Err(Misfit::Flag(DoesNotFit { problem, remedies }))
+}

@@ -1,0 +1,189 @@
+//! From names and rules to the tensors themselves: everything the forward pass needs, found and checked.
+
+use std::ops::Range;
+
+use folio_kernels::{Dtype, Raw};
+
+use super::files::{Tensor, WeightFiles};
+use crate::error::ModelError;
+use crate::names::{LinearRule, Names};
+use crate::spec::{ModelSpec, NormKind, Position};
+
+/// A linear layer as it is stored: row ranges of tensors, in the order of the matrix to build.
+pub struct LinearTensors<'a> {
+    /// Stored tensor, how many outputs it has, and which of them are taken.
+    pub parts: Vec<(Tensor<'a>, usize, Range<usize>)>,
+    /// Columns of the matrix.
+    pub inputs: usize,
+    /// Whether the stored tensors are `[inputs, outputs]`.
+    pub transposed: bool,
+    /// The bias, gathered in the matrix' order of rows.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A norm's vectors.
+pub struct NormTensors {
+    /// Multiplied.
+    pub weight: Vec<f32>,
+    /// Added; layer norms only.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// One layer.
+pub struct LayerTensors<'a> {
+    /// Before attention.
+    pub attention_norm: NormTensors,
+    /// On what attention adds.
+    pub post_attention_norm: Option<NormTensors>,
+    /// Before the MLP.
+    pub mlp_norm: Option<NormTensors>,
+    /// On what the MLP adds.
+    pub post_mlp_norm: Option<NormTensors>,
+    /// Weights of the norms of each query head and of each key head.
+    pub query_key_norms: Option<(Vec<f32>, Vec<f32>)>,
+    /// Queries, keys, values.
+    pub qkv: LinearTensors<'a>,
+    /// The attention's output.
+    pub output: LinearTensors<'a>,
+    /// The MLP's first half.
+    pub up: LinearTensors<'a>,
+    /// The MLP's second half.
+    pub down: LinearTensors<'a>,
+}
+
+/// The whole model.
+pub struct ModelTensors<'a> {
+    /// `[vocab, hidden]`
+    pub embed: Tensor<'a>,
+    /// `[context + offset, hidden]`
+    pub positions: Option<Tensor<'a>>,
+    /// In order.
+    pub layers: Vec<LayerTensors<'a>>,
+    /// Before the vocabulary head.
+    pub final_norm: NormTensors,
+    /// The vocabulary head; shares the embedding's tensor when tied.
+    pub logits: LinearTensors<'a>,
+}
+
+impl<'a> ModelTensors<'a> {
+    /// Finds and checks everything.
+    ///
+    /// # Errors
+    /// Names the first tensor that is missing, shaped or stored otherwise, or not finite where that is checked (norms and
+    /// biases; checking every weight would mean reading them all twice).
+    pub fn resolve(
+        files: &'a WeightFiles,
+        spec: &ModelSpec,
+        names: &Names,
+    ) -> Result<Self, ModelError> {
+        let embed = |prefix: &str| format!("{prefix}{}.weight", names.embed);
+        let prefix = names.prefixes.iter().find(|p| files.contains(&embed(p)));
+        let prefix = prefix.or(names.prefixes.first()).copied().unwrap_or_default();
+        let finder = Finder { files, spec, names, prefix };
+        let positions = match (&spec.position, names.positions) {
+            (Position::Learned { offset }, Some(name)) => {
+                let shape = [spec.context + offset, spec.hidden];
+                Some(files.tensor(&format!("{prefix}{name}.weight"), &shape)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            embed: files.tensor(&embed(prefix), &[spec.vocab, spec.hidden])?,
+            positions,
+            layers: (0..spec.layers).map(|n| finder.layer(n)).collect::<Result<_, _>>()?,
+            final_norm: finder.norm(&format!("{prefix}{}", names.final_norm))?,
+            logits: finder.linear(&names.logits(spec, prefix))?,
+        })
+    }
+
+    /// The kind that most elements of the matrices are stored in.
+    #[must_use]
+    pub fn stored_dtype(&self) -> Dtype {
+        let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.up, &l.down]);
+        let matrices = layers.flat_map(|l| l.parts.iter().map(|(tensor, ..)| &tensor.raw));
+        let mut counts = [(Dtype::F32, 0), (Dtype::F16, 0), (Dtype::Bf16, 0)];
+        for raw in matrices.chain([&self.embed.raw]) {
+            for (dtype, count) in &mut counts {
+                if *dtype == raw.dtype() {
+                    *count += raw.len();
+                }
+            }
+        }
+        counts.iter().max_by_key(|(_, count)| *count).map_or(Dtype::F32, |(dtype, _)| *dtype)
+    }
+}
+
+struct Finder<'a, 'b> {
+    files: &'a WeightFiles,
+    spec: &'b ModelSpec,
+    names: &'b Names,
+    prefix: &'b str,
+}
+
+impl<'a> Finder<'a, '_> {
+    fn layer(&self, layer: usize) -> Result<LayerTensors<'a>, ModelError> {
+        let Self { spec, names, prefix, .. } = *self;
+        let full = |name: &str| names.in_layer(prefix, layer, name);
+        let norm = |name: Option<&str>| name.map(|n| self.norm(&full(n))).transpose();
+        let query_key_norms = match names.query_key_norms {
+            Some((query, key)) if spec.query_key_norm => Some((
+                self.vector(&format!("{}.weight", full(query)), spec.head_dim)?,
+                self.vector(&format!("{}.weight", full(key)), spec.head_dim)?,
+            )),
+            _ => None,
+        };
+        Ok(LayerTensors {
+            attention_norm: self.norm(&full(names.attention_norm))?,
+            post_attention_norm: norm(names.post_attention_norm)?,
+            mlp_norm: norm(names.mlp_norm)?,
+            post_mlp_norm: norm(names.post_mlp_norm)?,
+            query_key_norms,
+            qkv: self.linear(&names.qkv(spec, prefix, layer))?,
+            output: self.linear(&names.output(spec, prefix, layer))?,
+            up: self.linear(&names.up(spec, prefix, layer))?,
+            down: self.linear(&names.down(spec, prefix, layer))?,
+        })
+    }
+
+    fn norm(&self, name: &str) -> Result<NormTensors, ModelError> {
+        let hidden = self.spec.hidden;
+        let bias = match self.spec.norm.kind {
+            NormKind::Layer => Some(self.vector(&format!("{name}.bias"), hidden)?),
+            NormKind::Rms | NormKind::RmsUnitOffset => None,
+        };
+        Ok(NormTensors { weight: self.vector(&format!("{name}.weight"), hidden)?, bias })
+    }
+
+    fn linear(&self, rule: &LinearRule) -> Result<LinearTensors<'a>, ModelError> {
+        let mut parts = Vec::with_capacity(rule.parts.len());
+        let mut bias = rule.bias.then(Vec::new);
+        for part in &rule.parts {
+            let name = format!("{}.weight", part.tensor);
+            let shape = if rule.transposed {
+                [rule.inputs, part.stored]
+            } else {
+                [part.stored, rule.inputs]
+            };
+            parts.push((self.files.tensor(&name, &shape)?, part.stored, part.rows.clone()));
+            if let Some(bias) = &mut bias {
+                let name = format!("{}.bias", part.tensor);
+                let tensor = self.files.tensor(&name, &[part.stored])?;
+                bias.extend(finite(&tensor, &tensor.raw.slice(part.rows.clone()))?);
+            }
+        }
+        Ok(LinearTensors { parts, inputs: rule.inputs, transposed: rule.transposed, bias })
+    }
+
+    fn vector(&self, name: &str, width: usize) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.files.tensor(name, &[width])?;
+        finite(&tensor, &tensor.raw)
+    }
+}
+
+fn finite(tensor: &Tensor<'_>, raw: &Raw<'_>) -> Result<Vec<f32>, ModelError> {
+    let values = raw.to_f32();
+    if values.iter().all(|v| v.is_finite()) {
+        return Ok(values);
+    }
+    Err(ModelError::tensor(tensor.file, &tensor.name, "contains NaN or infinity"))
+}
