@@ -23,7 +23,10 @@ use std::fmt;
 use super::hash::{BlockHasher, Chain};
 use super::pool::{Pool, Taken};
 use super::prefix::PrefixIndex;
-use super::{BlockTable, Claim, KvMemory, KvStats, MAX_BLOCK_SIZE, MAX_CAPACITY, Short, check};
+use super::{
+    BlockTable, Claim, KvMemory, KvStats, MAX_BLOCK_SIZE, MAX_CAPACITY, Short, check,
+    most_paged_blocks,
+};
 use crate::ids::{BlockId, Salt, Token};
 use crate::plan::CacheOp;
 
@@ -234,15 +237,8 @@ impl KvMemory for Manager {
         self.pool.free()
     }
 
-    /// The prompt's full blocks are held once; what follows, the prompt's partial block included, once per sequence. While
-    /// no sequence holds more than the prompt, the partial block is shared, too.
     fn most_blocks(&self, prompt: u32, longest: u32, sequences: u32) -> u32 {
-        if longest <= prompt || sequences <= 1 {
-            return self.blocks_for(longest.max(prompt));
-        }
-        let shared = prompt / self.block_size;
-        let own = self.blocks_for(longest) - shared;
-        shared.saturating_add(own.saturating_mul(sequences))
+        most_paged_blocks(self.block_size, prompt, longest, sequences)
     }
 
     fn admit(&mut self, claim: &Claim<'_>) -> Result<BlockTable, Short> {

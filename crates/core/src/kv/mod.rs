@@ -89,6 +89,20 @@ pub struct Claim<'a> {
     pub longest: u32,
 }
 
+/// What [`KvMemory::most_blocks`] is for paged memory, of which only the block size matters: the prompt's full blocks are
+/// held once; what follows, the prompt's partial block included, once per sequence. While no sequence holds more than the
+/// prompt, the partial block is shared, too.
+#[must_use]
+pub fn most_paged_blocks(block_size: u32, prompt: u32, longest: u32, sequences: u32) -> u32 {
+    let block_size = block_size.max(1);
+    if longest <= prompt || sequences <= 1 {
+        return longest.max(prompt).div_ceil(block_size);
+    }
+    let shared = prompt / block_size;
+    let own = longest.div_ceil(block_size) - shared;
+    shared.saturating_add(own.saturating_mul(sequences))
+}
+
 /// Memory for KV as the scheduler sees it. Each verb either succeeds or returns [`Short`] having changed nothing.
 pub trait KvMemory {
     /// Positions in one block.

@@ -6,7 +6,7 @@
 
 use super::Reject;
 use crate::ids::{Salt, Token};
-use crate::kv::KvMemory;
+use crate::kv::{KvMemory, most_paged_blocks};
 use crate::params::Params;
 
 /// What a scheduler may do at once, and with what.
@@ -67,8 +67,10 @@ impl Admission {
     /// # Errors
     /// Why the job can never be served, and what to change.
     pub fn check(&self, job: &Job) -> Result<(), Reject> {
-        self.lengths(job, |prompt, longest, n| paged_blocks(self.block_size, prompt, longest, n))
-            .map(|_| ())
+        self.lengths(job, |prompt, longest, n| {
+            most_paged_blocks(self.block_size, prompt, longest, n)
+        })
+        .map(|_| ())
     }
 
     /// Checks `job` and bounds its output, where `most_blocks` is the memory's.
@@ -132,15 +134,4 @@ impl Admission {
         }
         fits
     }
-}
-
-/// What `Manager::most_blocks` says, without a manager: full blocks of the prompt once, all that follows per sequence.
-fn paged_blocks(block_size: u32, prompt: u32, longest: u32, sequences: u32) -> u32 {
-    let block_size = block_size.max(1);
-    if longest <= prompt || sequences <= 1 {
-        return longest.max(prompt).div_ceil(block_size);
-    }
-    let shared = prompt / block_size;
-    let own = longest.div_ceil(block_size) - shared;
-    shared.saturating_add(own.saturating_mul(sequences))
 }

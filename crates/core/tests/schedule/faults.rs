@@ -8,6 +8,7 @@ use folio_core::kv::Config;
 use folio_core::schedule::Limits;
 use proptest::prelude::*;
 
+use super::properties::config;
 use super::server::{Server, VOCAB, alone, job, wide};
 
 const CONFIG: Config = Config { block_size: 4, capacity: 12, prefix_caching: true, secret: 0 };
@@ -175,7 +176,7 @@ fn tell(server: &mut Server, lie: &Lie) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(config(128))]
 
     /// Whatever an executor answers, invariants hold (each call checks them) and the rest is served as if alone.
     #[test]

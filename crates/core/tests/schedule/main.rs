@@ -4,6 +4,7 @@
 
 mod executor;
 mod faults;
+mod outputs;
 mod properties;
 mod refusals;
 mod scenario;

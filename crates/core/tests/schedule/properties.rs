@@ -13,7 +13,7 @@ use folio_core::plan::StepPlan;
 use folio_core::schedule::{Job, Limits};
 use folio_core::stats::Stats;
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
 
 use super::server::{EOS, Server, VOCAB, alone, job, text_of};
 
@@ -145,11 +145,15 @@ fn check_alone(outcome: &Outcome, max_model_len: u32) -> Result<(), TestCaseErro
     Ok(())
 }
 
+pub(crate) fn config(cases: u32) -> ProptestConfig {
+    let file = FileFailurePersistence::Direct("tests/schedule/regressions.txt");
+    ProptestConfig { cases, failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
+}
+
 #[test]
 fn everyone_is_served_as_if_alone_or_refused() {
-    let config = ProptestConfig { cases: 1500, ..ProptestConfig::with_source_file(file!()) };
     let seen = RefCell::new(Stats::default());
-    let mut runner = TestRunner::new(config);
+    let mut runner = TestRunner::new(config(1000));
     let result = runner.run(&trace(), |trace| {
         let outcome = run(&trace, 0);
         check_alone(&outcome, trace.limits.max_model_len)?;
@@ -170,7 +174,7 @@ fn everyone_is_served_as_if_alone_or_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(config(64))]
 
     /// Also when the prefix cache hashes with another key.
     #[test]

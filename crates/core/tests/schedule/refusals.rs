@@ -6,6 +6,7 @@ use folio_core::kv::{Config, KvMemory, Manager};
 use folio_core::schedule::{Admission, Job, Limits, Reject, Scheduler};
 use proptest::prelude::*;
 
+use super::properties::config;
 use super::server::{Server, VOCAB, job, wide};
 
 const LIMITS: Limits = Limits {
@@ -61,22 +62,17 @@ fn a_refusal_says_what_to_change() {
 #[test]
 fn what_just_fits_is_served() {
     let mut server = server();
-    for job in [
-        job(1, 31, 1, Some(1)),
-        job(1, 4, 1, Some(21)),
-        job(2, 4, 4, Some(5)),
-        job(3, 23, 4, Some(1)),
-    ] {
-        // The first of these fits the context but not the memory.
-        match server.submit(job.clone()) {
-            Ok(_) => server.drain(100),
-            Err(reject) => {
-                assert!(matches!(reject, Reject::NeverFits { .. }) && job.prompt.len() == 31);
-            }
-        }
+    for job in [job(1, 4, 1, Some(21)), job(2, 4, 4, Some(5)), job(3, 24, 4, Some(1))] {
+        let id = server.submit(job.clone()).unwrap();
+        let bigger = {
+            let mut job = job;
+            job.params.max_tokens = job.params.max_tokens.map(|most| most + 1);
+            job
+        };
+        assert!(matches!(server.submit(bigger), Err(Reject::NeverFits { .. })));
+        server.drain(100);
+        assert_eq!(server.records[&id].preemptions, Some(0));
     }
-    assert_eq!(server.records.len(), 3);
-    assert!(server.records.values().all(|record| record.preemptions == Some(0)));
 }
 
 #[test]
@@ -131,6 +127,8 @@ fn a_caller_may_leave_from_anywhere_in_the_queue() {
 }
 
 proptest! {
+    #![proptest_config(config(256))]
+
     /// The door that has no memory says what the memory says.
     #[test]
     fn the_door_agrees_with_the_memory(

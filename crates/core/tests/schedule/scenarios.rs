@@ -226,6 +226,67 @@ fn the_preempted_stand_in_front_of_those_that_wait() {
 }
 
 #[test]
+fn a_step_that_preempts_admits_nobody() {
+    // In step 1 B would fit again at once: by now it can share what A has computed.
+    check(
+        "cache, blocks 5; A 8+3; B 8+3 like=A",
+        expect![[r#"
+        0   A[0..8]*  B[0..8]*                          | free 1
+        1   A[8..9]*                                    | preempts B; waiting B; free 2
+        2   A[9..10]*  B[8..9]*                         | ends A; free 2
+        3   B[9..10]*                                   | ends B; free 5
+    "#]],
+    );
+}
+
+#[test]
+fn a_request_that_waits_for_memory_does_not_wear_out_the_prefix_cache() {
+    // H could have its prompt's blocks at once, but not those of its samples. To find out, it takes blocks and gives them
+    // back; did it so in every step, what A left in the cache would be gone when Z comes.
+    check(
+        "cache, blocks 9, seqs 6; A 9+1; X 4+12; H 17+2 x4 @1 drop=6; Z 9+1 like=A @6",
+        expect![[r#"
+            0   A[0..9]*  X[0..4]*                          | ends A; free 8
+            1   X[4..5]*                                    | waiting H; free 7
+            2   X[5..6]*                                    | waiting H; free 7
+            3   X[6..7]*                                    | waiting H; free 7
+            4   X[7..8]*                                    | waiting H; free 7
+            5   X[8..9]*                                    | waiting H; free 6
+            6   X[9..10]*  Z[8..9]*                         | cached Z 8; ends Z; free 6
+            7   X[10..11]*                                  | free 6
+            8   X[11..12]*                                  | free 6
+            9   X[12..13]*                                  | free 5
+            10  X[13..14]*                                  | free 5
+            11  X[14..15]*                                  | ends X; free 9
+        "#]],
+    );
+}
+
+#[test]
+fn the_oldest_gets_on_beside_more_decoding_than_there_are_tokens() {
+    // From step 6 on A computes again what a preemption took from its samples.
+    check(
+        "tokens 3, blocks 5, seqs 6; X 2+5; A 1+7 x2; C 1+3 x3 @5",
+        expect![[r#"
+        0   X[0..2]*  A.0[0..1]*2                       | free 3
+        1   X[2..3]*  A.0[1..2]*  A.1[1..2]*            | copies 1; free 2
+        2   X[3..4]*  A.0[2..3]*  A.1[2..3]*            | free 2
+        3   X[4..5]*  A.0[3..4]*  A.1[3..4]*            | free 1
+        4   X[5..6]*                                    | preempts A; waiting A; ends X; free 5
+        5   A.0[0..1]  C.0[0..1]*3                      | free 3
+        6   A.0[1..2]  C.0[1..2]*  C.1[1..2]*           | copies 3; free 0
+        7   A.0[2..3]  C.0[2..3]*  C.1[2..3]*           | free 2
+        8   A.0[3..5]*  C.2[1..2]*                      | free 1
+        9   A.0[5..6]*  A.1[1..2]  C.2[2..3]*           | ends C; free 2
+        10  A.0[6..7]*  A.1[2..4]                       | free 4
+        11  A.1[4..5]*                                  | free 3
+        12  A.1[5..6]*                                  | free 3
+        13  A.1[6..7]*                                  | ends A; free 5
+    "#]],
+    );
+}
+
+#[test]
 fn all_samples_of_a_request_need_a_seat() {
     check(
         "seqs 3; A 2+3; B 2+2; C 2+2 x2; D 2+2",
