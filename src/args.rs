@@ -10,10 +10,14 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Serves large language models from paged memory.
 #[derive(Debug, Parser)]
-#[command(name = "folio", version, max_term_width = 100)]
+#[command(name = "folio", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+
+    /// Without a command: serve
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,7 +52,7 @@ pub(crate) struct ModelArgs {
     pub(crate) kv_cache_dtype: Dtype,
 
     /// Memory for the KV cache (2g = 2·10⁹, 2G or 2GiB = 2·2³⁰); default: as much as --max-num-seqs full contexts need,
-    /// at most half of what is free
+    /// at most 80 % of what is free
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) kv_cache_memory_bytes: Option<u64>,
 

@@ -1,1 +1,51 @@
-fn main() {}
+//! The binary: the only place where everything meets.
+//!
+//! Each command is a file; they share the way from flags to a running engine (`args` → `settings` → `startup`).
+#![forbid(unsafe_code)]
+
+mod args;
+mod builtin;
+mod machine;
+mod serve;
+mod settings;
+mod startup;
+mod terminal;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    let done = match cli.command {
+        None => serve::run(cli.serve),
+        Some(Command::Serve(args)) => serve::run(args),
+        Some(Command::Chat(args)) => terminal::chat(&args),
+        Some(Command::Complete(args)) => terminal::complete(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[allow(clippy::print_stderr, reason = "the command's own last words")]
+            {
+                eprintln!("folio: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `FOLIO_LOG` chooses what is logged, in the syntax of `RUST_LOG`.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("FOLIO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}

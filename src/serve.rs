@@ -1,0 +1,134 @@
+//! `folio serve`: the HTTP server around a running engine, its signals and its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use folio_server::{App, ModelFacts, ModelTexts, ServerConfig};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::args::ServeArgs;
+use crate::settings::Settings;
+use crate::startup::{self, Running};
+
+/// HTTP needs little; the other cores compute.
+const HTTP_THREADS: usize = 2;
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// When it cannot start, or had to cut requests off at its end.
+pub(crate) fn run(args: ServeArgs) -> Result<()> {
+    let settings = Settings::new(&args.model, args.max_num_queued_reqs)?;
+    let address = SocketAddr::new(args.host, args.port);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .thread_name("folio-http")
+        .enable_all()
+        .build()
+        .context("cannot start the HTTP threads")?;
+    // The port is taken before the weights are loaded, so that a wrong one is told at once.
+    let listener = runtime.block_on(TcpListener::bind(address)).with_context(|| {
+        format!("cannot listen on {address}; choose another --port, or --port 0 for any free one")
+    })?;
+    let address = listener.local_addr()?;
+    let running = startup::start(&settings, true)?;
+    let config = config(args, &settings, &running);
+    let texts = ModelTexts {
+        tokenizer: running.tokenizer,
+        template: running.template,
+        defaults: defaults(running.defaults),
+    };
+    greet(address, &config);
+    let app = App::new(config, running.engine, texts);
+    let signals = Arc::new(AtomicU32::new(0));
+    let (sender, shutdown) = mpsc::channel(1);
+    runtime.spawn(forward_signals(Arc::clone(&signals), sender));
+    runtime.spawn_blocking(report_gpus);
+    runtime.block_on(folio_server::serve(listener, app, shutdown)).context("serving")?;
+    // Whatever still holds a handle to the engine goes with the runtime.
+    runtime.shutdown_background();
+    running.thread.join().context("the engine ended by itself")?;
+    if signals.load(Ordering::SeqCst) > 1 {
+        bail!("ended by a second signal; requests that were running have been cut off");
+    }
+    Ok(())
+}
+
+fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConfig {
+    let names = if args.served_model_name.is_empty() {
+        vec![running.name.clone()]
+    } else {
+        args.served_model_name
+    };
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let plan = &running.plan;
+    let model = ModelFacts {
+        created,
+        root: names[0].clone(),
+        eos: running.eos.clone(),
+        cache_labels: vec![
+            ("cache_dtype", plan.kv_dtype.name().to_owned()),
+            ("enable_prefix_caching", settings.prefix_caching.to_string()),
+            ("kv_cache_memory_bytes", plan.kv_bytes().to_string()),
+        ],
+    };
+    ServerConfig {
+        served_names: names,
+        api_keys: args.api_key,
+        seed: Some(settings.seed),
+        model,
+        ..ServerConfig::default()
+    }
+}
+
+fn defaults(from: folio_model::GenerationDefaults) -> folio_server::GenerationDefaults {
+    let folio_model::GenerationDefaults { temperature, top_p, top_k, min_p, repetition_penalty } = from;
+    folio_server::GenerationDefaults { temperature, top_p, top_k, min_p, repetition_penalty }
+}
+
+/// Tells where the server is and how to try it. Goes to standard output, so that scripts can read the address.
+#[allow(clippy::print_stdout, reason = "this is what the command prints")]
+fn greet(address: SocketAddr, config: &ServerConfig) {
+    let name = &config.served_names[0];
+    let key = if config.api_keys.is_empty() { "" } else { " -H 'Authorization: Bearer KEY'" };
+    println!("serving {name} on http://{address}");
+    println!(
+        "try: curl http://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n  \
+         -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Tell me a story about a cat\"}}]}}'"
+    );
+    if !address.ip().is_loopback() && config.api_keys.is_empty() {
+        println!("anybody who can reach {address} can use it; --api-key asks for a key");
+    }
+}
+
+/// Sends one message per SIGTERM or SIGINT.
+async fn forward_signals(count: Arc<AtomicU32>, sender: mpsc::Sender<()>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::warn!("signals cannot be caught: the server ends without finishing its requests");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        count.fetch_add(1, Ordering::SeqCst);
+        if sender.send(()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A user with a GPU should not have to wonder why it is idle.
+fn report_gpus() {
+    for device in folio_cuda::devices().unwrap_or_default() {
+        tracing::info!(name = device.name, "a GPU is there but not used: models run on the CPU");
+    }
+}

@@ -1,0 +1,111 @@
+//! Many clients at once over a KV cache that is far too small for them: everybody is served, and nobody's tokens depend on
+//! anybody else.
+
+mod common;
+
+use common::{Random, Server};
+use serde_json::{Value, json};
+
+/// Blocks of 8 tokens; two long requests fill the cache, 64 want in.
+const TIGHT: [&str; 8] = [
+    "--block-size",
+    "8",
+    "--max-model-len",
+    "512",
+    "--kv-cache-memory-bytes",
+    KV_BYTES,
+    "--max-num-batched-tokens",
+    "96",
+];
+const KV_BYTES: &str = "2M";
+const CLIENTS: u64 = 64;
+
+/// Requests with prompts of 8 to 200 tokens, 16 to 200 tokens of output and mixed sampling parameters.
+fn requests(seed: u64) -> Vec<Value> {
+    let mut random = Random(seed);
+    (0..CLIENTS)
+        .map(|i| {
+            let length = random.between(8, 200);
+            // Every third prompt shares its beginning with others, so that cached blocks are in play, too.
+            let shared = if i % 3 == 0 { length / 2 } else { 0 };
+            let prompt: Vec<u64> = (0..length)
+                .map(|p| if p < shared { 300 + p % 50 } else { random.between(300, 1000) })
+                .collect();
+            let mut body = json!({
+                "model": "folio-demo", "prompt": prompt, "stream": true, "ignore_eos": true,
+                "max_tokens": random.between(16, 200), "seed": i,
+                "temperature": [0.0, 0.5, 1.0, 1.5][usize::try_from(random.below(4)).unwrap()],
+            });
+            match random.below(5) {
+                0 => body["top_p"] = json!(0.9),
+                1 => body["top_k"] = json!(20),
+                2 => body["min_p"] = json!(0.05),
+                3 => body["frequency_penalty"] = json!(0.5),
+                _ => body["n"] = json!(2),
+            }
+            body
+        })
+        .collect()
+}
+
+/// The text of each choice.
+fn outputs(server: &Server, body: &Value) -> Vec<String> {
+    let mut texts = vec![String::new(); usize::try_from(body["n"].as_u64().unwrap_or(1)).unwrap()];
+    let mut finished = 0;
+    for event in server.stream("/v1/completions", body) {
+        for choice in event["choices"].as_array().expect("choices") {
+            let index = usize::try_from(choice["index"].as_u64().expect("an index")).unwrap();
+            texts[index].push_str(choice["text"].as_str().expect("text"));
+            if let Some(reason) = choice["finish_reason"].as_str() {
+                assert_eq!(reason, "length", "{body}");
+                finished += 1;
+            }
+        }
+    }
+    assert_eq!(finished, texts.len(), "{body}");
+    texts
+}
+
+#[test]
+fn a_crowd_in_a_tight_cache_gets_what_each_gets_alone() {
+    let tight = Server::start(&TIGHT);
+    let bodies = requests(1);
+    let together: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let clients: Vec<_> = bodies.iter().map(|b| scope.spawn(|| outputs(&tight, b))).collect();
+        clients.into_iter().map(|c| c.join().expect("a client")).collect()
+    });
+    let preemptions = tight.metric("vllm:num_preemptions_total");
+    assert!(preemptions >= 50.0, "only {preemptions} preemptions: the cache is too large for this test");
+    tight.assert_nothing_leaked();
+    tight.stop();
+
+    // Alone, one after the other, without prefix cache, in a cache and with chunks of another shape.
+    let roomy = Server::start(&["--no-enable-prefix-caching", "--block-size", "32", "--max-num-batched-tokens", "512"]);
+    for (body, crowd) in bodies.iter().zip(&together) {
+        assert_eq!(&outputs(&roomy, body), crowd, "{body}");
+    }
+    roomy.stop();
+}
+
+#[test]
+fn clients_that_hang_up_leave_nothing_behind_and_disturb_nobody() {
+    let server = Server::start(&TIGHT);
+    let bodies = requests(2);
+    let canary = &bodies[0];
+    let expected = outputs(&server, canary);
+    std::thread::scope(|scope| {
+        for (i, body) in bodies.iter().enumerate() {
+            let server = &server;
+            scope.spawn(move || {
+                let mut random = Random(i as u64);
+                let stay = usize::try_from(random.below(40)).unwrap();
+                // Some are gone before the first token, some in the middle; reading fewer events and dropping hangs up.
+                let _ = server.stream("/v1/completions", body).take(stay).count();
+            });
+        }
+        let during = scope.spawn(|| outputs(&server, canary));
+        assert_eq!(during.join().expect("the canary"), expected);
+    });
+    server.assert_nothing_leaked();
+    server.stop();
+}

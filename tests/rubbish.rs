@@ -1,0 +1,112 @@
+//! What people and machines send by mistake or on purpose: each gets an answer that a person can act on, and a stream that
+//! runs at the same time does not notice.
+
+mod common;
+
+use common::Server;
+use serde_json::{Value, json};
+
+/// (what is sent to which endpoint, a word the answer must contain)
+fn cases() -> Vec<(&'static str, String, &'static str)> {
+    let complete = |change: Value| {
+        let mut body = json!({"model": "folio-demo", "prompt": "Once", "max_tokens": 4});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        ("/v1/completions", body.to_string())
+    };
+    let chat = |change: Value| {
+        let mut body = json!({"model": "folio-demo", "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        ("/v1/chat/completions", body.to_string())
+    };
+    let mut cases: Vec<((&'static str, String), &'static str)> = vec![
+        (("/v1/completions", String::new()), "JSON"),
+        (("/v1/completions", "{\"prompt\": ".to_owned()), "JSON"),
+        (("/v1/completions", "[]".to_owned()), "object"),
+        (("/v1/completions", "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":NaN}".to_owned()), "JSON"),
+        (("/v1/completions", "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":1e400}".to_owned()), "range"),
+        (("/v1/completions", format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000))), "JSON"),
+    ];
+    let fields = [
+        (complete(json!({"n": 1_000_000_000})), "n "),
+        (complete(json!({"n": 0})), "n "),
+        (complete(json!({"n": -1})), "n "),
+        (complete(json!({"n": "two"})), "n"),
+        (complete(json!({"max_tokens": 0})), "max_tokens"),
+        (complete(json!({"max_tokens": 100_000})), "max_tokens"),
+        (complete(json!({"temperature": -0.5})), "temperature"),
+        (complete(json!({"temperature": "hot"})), "temperature"),
+        (complete(json!({"top_p": 0})), "top_p"),
+        (complete(json!({"top_k": -2})), "top_k"),
+        (complete(json!({"min_p": 2})), "min_p"),
+        (complete(json!({"logprobs": 1_000})), "logprobs"),
+        (complete(json!({"logit_bias": {"-1": 1}})), "logit_bias"),
+        (complete(json!({"stop_token_ids": [1 << 40]})), "stop_token_ids"),
+        (complete(json!({"prompt": []})), "prompt"),
+        (complete(json!({"prompt": ""})), "prompt"),
+        (complete(json!({"prompt": [1, 99_999_999]})), "99999999"),
+        (complete(json!({"prompt": [1, -5]})), "prompt"),
+        (complete(json!({"prompt": [1, 2.5]})), "prompt"),
+        (complete(json!({"prompt": {"text": "x"}})), "prompt"),
+        (complete(json!({"prompt": vec!["x"; 5_000]})), "prompt"),
+        (complete(json!({"prompt": "word ".repeat(100_000)})), "context"),
+        (complete(json!({"stop": vec!["x"; 100]})), "stop"),
+        (complete(json!({"sufix": "x"})), "sufix"),
+        (complete(json!({"suffix": "x"})), "suffix"),
+        (complete(json!({"stream": "yes"})), "stream"),
+        (complete(json!({"stream_options": {"include_usage": true}})), "stream_options"),
+        (chat(json!({"messages": []})), "messages"),
+        (chat(json!({"messages": "Hi"})), "messages"),
+        (chat(json!({"messages": [{"role": "wizard", "content": "Hi"}]})), "role"),
+        (chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})), "messages[0].content[0]"),
+        (chat(json!({"messages": [{"content": "Hi"}]})), "role"),
+        (chat(json!({"tools": [{"type": "function", "function": {"name": "f"}}]})), "tools"),
+        (chat(json!({"response_format": {"type": "json_object"}})), "response_format"),
+        (chat(json!({"chat_template": "{{ 'a' * 10 ** 9 }}"})), "chat_template"),
+        (chat(json!({"top_logprobs": 3})), "logprobs"),
+    ];
+    cases.extend(fields);
+    cases.into_iter().map(|((path, body), word)| (path, body, word)).collect()
+}
+
+#[test]
+fn rubbish_is_refused_with_a_sentence_and_a_running_stream_does_not_notice() {
+    let server = Server::start(&[]);
+    let canary = json!({
+        "model": "folio-demo", "prompt": "Once upon a time", "max_tokens": 300, "ignore_eos": true,
+        "temperature": 1.0, "seed": 5, "stream": true,
+    });
+    let text = |events: &mut dyn Iterator<Item = Value>| -> String {
+        events.map(|e| e["choices"][0]["text"].as_str().expect("text").to_owned()).collect()
+    };
+    let undisturbed = text(&mut server.stream("/v1/completions", &canary));
+
+    let mut running = server.stream("/v1/completions", &canary);
+    let beginning = text(&mut running.by_ref().take(1));
+    for (path, body, word) in cases() {
+        let shown: String = body.chars().take(200).collect();
+        let (status, answer) = server.post_text(path, &body);
+        assert!((400..500).contains(&status), "{status} for {shown}: {answer}");
+        let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("not JSON: {answer}"));
+        let message = answer["error"]["message"].as_str().expect("an OpenAI error");
+        assert!(message.contains(word), "{shown}\n  says {message:?}\n  without {word:?}");
+        assert!(message.len() < 1000, "{message}");
+    }
+    assert_eq!(beginning + &text(&mut running), undisturbed);
+    server.assert_nothing_leaked();
+    server.stop();
+}
+
+#[test]
+fn what_does_not_exist_is_said_so_in_the_same_shape() {
+    let server = Server::start(&[]);
+    let ask = json!({"model": "another", "prompt": "x"});
+    let (status, answer) = server.post("/v1/completions", &ask);
+    assert_eq!((status, answer["error"]["param"].as_str()), (404, Some("model")));
+    for (status, path) in [(404, "/v1/nothing"), (405, "/v1/completions")] {
+        let (got, text) = server.get(path);
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
+        assert_eq!(got, status, "{path}");
+        assert!(answer["error"]["message"].is_string(), "{path}: {text}");
+    }
+    server.stop();
+}
