@@ -3,6 +3,8 @@
 //! The scheduler never makes a plan that fails here. The check costs a few comparisons per token and turns a mistake
 //! above into an error of the step instead of another sequence's keys overwritten.
 
+use std::fmt::Display;
+
 use folio_core::exec::ExecError;
 use folio_core::ids::BlockId;
 use folio_core::plan::{CacheOp, Row, StepPlan};
@@ -42,13 +44,13 @@ impl Capacity {
             follows("targets", &row.targets, &mut targets, plan.targets.len())?;
         }
         if (tokens, draws, targets) != (plan.tokens.len(), plan.draws.len(), plan.targets.len()) {
-            return Err(bad("tokens, draws or targets that belong to no row".to_owned()));
+            return Err(bad("tokens, draws or targets that belong to no row"));
         }
         for draw in &plan.draws {
             let history = plan.history.get(draw.history.clone());
             let known = plan.samplings.get(draw.sampling).is_some();
             if !known || history.is_none_or(|h| h.len() < draw.history_prompt) {
-                return Err(bad("a draw without sampling or history".to_owned()));
+                return Err(bad("a draw without sampling or history"));
             }
         }
         Ok(())
@@ -61,13 +63,13 @@ impl Capacity {
             bad(format!("a row of {length} tokens from {}; the limit is {}", row.start, self.max_model_len))
         })?;
         let Some(blocks) = plan.blocks.get(row.blocks.clone()) else {
-            return Err(bad("a row without its block table".to_owned()));
+            return Err(bad("a row without its block table"));
         };
         if blocks.len() < end.div_ceil(self.block_size) {
             return Err(bad(format!("{} blocks for {end} positions", blocks.len())));
         }
         if row.first_target.checked_add(row.targets.len()).is_none_or(|last| last > length) {
-            return Err(bad("a target that follows no token of its row".to_owned()));
+            return Err(bad("a target that follows no token of its row"));
         }
         blocks.iter().try_for_each(|&block| self.check_block(block))
     }
@@ -97,6 +99,6 @@ fn follows(
     Ok(())
 }
 
-fn bad(problem: String) -> ExecError {
+fn bad(problem: impl Display) -> ExecError {
     ExecError(format!("the plan cannot be executed: it has {problem}"))
 }

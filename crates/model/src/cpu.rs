@@ -81,6 +81,15 @@ impl Answerer<'_> {
 }
 
 impl CpuBuffer {
+    /// One row, for inspection.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[must_use]
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.width..(row + 1) * self.width]
+    }
+
     fn rows(&self, rows: usize) -> &[f32] {
         &self.values[..rows * self.width]
     }

@@ -180,7 +180,7 @@ impl MemoryPlan {
         let tokens = self.max_num_batched_tokens;
         let rows = self.max_num_seqs.min(tokens);
         wide(linear_workspace_bytes(self.threads, tokens, inputs)).saturating_add(wide(
-            attend_workspace_bytes(self.threads, rows, tokens, self.max_model_len, &attend, kv),
+            attend_workspace_bytes(self.threads, rows, self.max_model_len, &attend, kv),
         ))
     }
 

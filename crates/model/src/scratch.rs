@@ -12,7 +12,7 @@ const MOST_LOGIT_BYTES: usize = 64 << 20;
 
 /// How large the buffers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ScratchShape {
+pub(crate) struct ScratchShape {
     tokens: usize,
     logit_rows: usize,
     hidden: usize,
@@ -27,7 +27,7 @@ pub struct ScratchShape {
 impl ScratchShape {
     /// For steps of at most `tokens` tokens, of which usually no more than `sequences` need logits.
     #[must_use]
-    pub fn new(spec: &ModelSpec, tokens: usize, sequences: usize) -> Self {
+    pub(crate) fn new(spec: &ModelSpec, tokens: usize, sequences: usize) -> Self {
         let affordable = (MOST_LOGIT_BYTES / size_of::<f32>() / spec.vocab).max(1);
         Self {
             tokens,
@@ -47,13 +47,13 @@ impl ScratchShape {
 
     /// Rows of logits that are made at once.
     #[must_use]
-    pub fn logit_rows(&self) -> usize {
+    pub(crate) fn logit_rows(&self) -> usize {
         self.logit_rows
     }
 
     /// Bytes of all buffers and of the step's own tables.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let per_token = 2 * self.hidden + self.qkv + self.attended + self.up + self.delta;
         // Token, position and row number, then the rotation.
         let step = 3 + self.rotated;

@@ -8,21 +8,21 @@ use crate::spec::{ModelSpec, NormKind, Placement, Position};
 
 /// Bytes of the parts that are loaded one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WeightSizes {
+pub(crate) struct WeightSizes {
     /// Token embedding of its own, and learned positions.
-    pub tables: u64,
+    pub(crate) tables: u64,
     /// One layer.
-    pub layer: u64,
+    pub(crate) layer: u64,
     /// The final norm and the vocabulary head.
-    pub head: u64,
+    pub(crate) head: u64,
     /// Everything.
-    pub total: u64,
+    pub(crate) total: u64,
 }
 
 impl WeightSizes {
     /// Sizes with matrices kept as `dtype`; numbers too large to count are [`u64::MAX`].
     #[must_use]
-    pub fn new(spec: &ModelSpec, dtype: Dtype) -> Self {
+    pub(crate) fn new(spec: &ModelSpec, dtype: Dtype) -> Self {
         let table = |rows: usize| wide(rows * spec.hidden).saturating_mul(wide(dtype.bytes()));
         let positions = match spec.position {
             Position::Learned { offset } => table(spec.context + offset),

@@ -7,24 +7,24 @@ use folio_core::plan::{Draw, Row, StepPlan};
 use folio_model::{Checkpoint, Cpu, Dtype, Isa, MemoryPlan, MemoryRequest, ModelSource, Runner};
 
 /// A small generator, so that shuffles are the same everywhere.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next()).unwrap() % n
     }
 
     /// In `[-1, 1)`.
-    pub fn float(&mut self) -> f32 {
+    pub(crate) fn float(&mut self) -> f32 {
         (self.next() as f64 / f64::from(1_u32 << 30) - 1.0) as f32
     }
 
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }
@@ -33,16 +33,16 @@ impl Random {
 
 /// How a model is run.
 #[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    pub dtype: Option<Dtype>,
-    pub kv_dtype: Option<Dtype>,
-    pub block_size: usize,
-    pub threads: usize,
-    pub batched_tokens: usize,
+pub(crate) struct Setup {
+    pub(crate) dtype: Option<Dtype>,
+    pub(crate) kv_dtype: Option<Dtype>,
+    pub(crate) block_size: usize,
+    pub(crate) threads: usize,
+    pub(crate) batched_tokens: usize,
     /// Most prompt tokens of one sequence in one step.
-    pub chunk: usize,
+    pub(crate) chunk: usize,
     /// Most sequences in one step; others wait.
-    pub together: usize,
+    pub(crate) together: usize,
 }
 
 impl Default for Setup {
@@ -59,11 +59,11 @@ impl Default for Setup {
     }
 }
 
-pub fn open(folder: &std::path::Path) -> Checkpoint {
+pub(crate) fn open(folder: &std::path::Path) -> Checkpoint {
     Checkpoint::open(&ModelSource::Folder(folder.to_owned())).unwrap_or_else(|e| panic!("{folder:?}: {e}"))
 }
 
-pub fn request(setup: &Setup) -> MemoryRequest {
+pub(crate) fn request(setup: &Setup) -> MemoryRequest {
     MemoryRequest {
         dtype: setup.dtype,
         kv_dtype: setup.kv_dtype,
@@ -77,7 +77,7 @@ pub fn request(setup: &Setup) -> MemoryRequest {
     }
 }
 
-pub fn cpu_runner(checkpoint: &Checkpoint, setup: &Setup) -> (Runner<Cpu>, MemoryPlan) {
+pub(crate) fn cpu_runner(checkpoint: &Checkpoint, setup: &Setup) -> (Runner<Cpu>, MemoryPlan) {
     let plan = MemoryPlan::compute(checkpoint, &request(setup)).unwrap();
     let cpu = Cpu::new(setup.threads, Isa::detect()).unwrap();
     (Runner::load(cpu, checkpoint, &plan, &mut |_| {}).unwrap(), plan)
@@ -85,25 +85,25 @@ pub fn cpu_runner(checkpoint: &Checkpoint, setup: &Setup) -> (Runner<Cpu>, Memor
 
 /// What one sequence is asked to do.
 #[derive(Clone, Debug)]
-pub struct Job {
-    pub prompt: Vec<u32>,
-    pub new_tokens: usize,
-    pub sampling: Sampling,
-    pub score_prompt: bool,
+pub(crate) struct Job {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) new_tokens: usize,
+    pub(crate) sampling: Sampling,
+    pub(crate) score_prompt: bool,
 }
 
 impl Job {
-    pub fn greedy(prompt: &[u32], new_tokens: usize) -> Self {
+    pub(crate) fn greedy(prompt: &[u32], new_tokens: usize) -> Self {
         Self { prompt: prompt.to_vec(), new_tokens, sampling: greedy(), score_prompt: true }
     }
 }
 
-pub fn greedy() -> Sampling {
+pub(crate) fn greedy() -> Sampling {
     sampling(Requested { temperature: Some(0.0), logprobs: Some(5), ..Requested::default() })
 }
 
 /// Sampling through the same door that requests take.
-pub fn sampling(asked: Requested) -> Sampling {
+pub(crate) fn sampling(asked: Requested) -> Sampling {
     let limits = ParamLimits {
         vocab: 1 << 20,
         max_n: 1,
@@ -117,14 +117,14 @@ pub fn sampling(asked: Requested) -> Sampling {
 
 /// What one sequence did.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Scores of the prompt's tokens from the second on.
-    pub prompt_scores: Vec<Score>,
-    pub drawn: Vec<Drawn>,
+    pub(crate) prompt_scores: Vec<Score>,
+    pub(crate) drawn: Vec<Drawn>,
 }
 
 impl Outcome {
-    pub fn ids(&self) -> Vec<u32> {
+    pub(crate) fn ids(&self) -> Vec<u32> {
         self.drawn.iter().map(|d| d.token.0).collect()
     }
 }
@@ -137,22 +137,22 @@ struct Live {
 }
 
 /// Runs jobs to their end; blocks are taken from a shuffled list and given back at random places.
-pub struct Driver<'a> {
-    pub executor: &'a mut dyn Executor,
-    pub block_size: usize,
-    pub free: Vec<BlockId>,
-    pub random: Random,
+pub(crate) struct Driver<'a> {
+    pub(crate) executor: &'a mut dyn Executor,
+    pub(crate) block_size: usize,
+    pub(crate) free: Vec<BlockId>,
+    pub(crate) random: Random,
 }
 
 impl<'a> Driver<'a> {
-    pub fn new(executor: &'a mut dyn Executor, plan: &MemoryPlan, seed: u64) -> Self {
+    pub(crate) fn new(executor: &'a mut dyn Executor, plan: &MemoryPlan, seed: u64) -> Self {
         let mut free: Vec<_> = (0..plan.blocks).map(|b| BlockId(u32::try_from(b).unwrap())).collect();
         let mut random = Random(seed);
         random.shuffle(&mut free);
         Self { executor, block_size: plan.block_size, free, random }
     }
 
-    pub fn run(&mut self, jobs: &[Job], setup: &Setup) -> Vec<Outcome> {
+    pub(crate) fn run(&mut self, jobs: &[Job], setup: &Setup) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::default(); jobs.len()];
         let mut waiting = (0..jobs.len()).rev().collect::<Vec<_>>();
         let mut running: Vec<Live> = Vec::new();

@@ -6,25 +6,12 @@ use serde_json::Value;
 
 use crate::driver::{Driver, Job, Outcome, Setup, cpu_runner, open};
 
-const ZOO: &[&str] = &[
-    "gemma2",
-    "gpt-neox",
-    "gpt2",
-    "llama3-ropescaled",
-    "mistral-swa16",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen3",
-];
-
-pub fn zoo(family: &str) -> PathBuf {
+pub(crate) fn zoo(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/arch-zoo").join(family)
 }
 
 /// A folder of real models beside the project, where there is one.
-pub fn shared(model: &str) -> Option<PathBuf> {
+pub(crate) fn shared(model: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/models").join(model);
     if folder.is_dir() {
         return Some(folder);
@@ -34,16 +21,16 @@ pub fn shared(model: &str) -> Option<PathBuf> {
 }
 
 /// One prompt and its answers.
-pub struct Case {
-    pub prompt: Vec<u32>,
-    pub prompt_logprobs: Vec<f64>,
-    pub greedy: Vec<u32>,
-    pub greedy_logprobs: Vec<f64>,
+pub(crate) struct Case {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) prompt_logprobs: Vec<f64>,
+    pub(crate) greedy: Vec<u32>,
+    pub(crate) greedy_logprobs: Vec<f64>,
     pub top5: Vec<Vec<(u32, f64)>>,
-    pub gaps: Vec<f64>,
+    pub(crate) gaps: Vec<f64>,
 }
 
-pub fn cases(folder: &Path) -> Vec<Case> {
+pub(crate) fn cases(folder: &Path) -> Vec<Case> {
     let golden = std::fs::read(folder.join("golden.json")).unwrap();
     let golden: Value = serde_json::from_slice(&golden).unwrap();
     let list = |v: &Value| v.as_array().unwrap().clone();
@@ -72,10 +59,10 @@ pub fn cases(folder: &Path) -> Vec<Case> {
 
 /// The largest deviation from the answers, and how many greedy ids were compared.
 #[derive(Debug, Default)]
-pub struct Deviation {
-    pub logprob: f64,
-    pub compared: usize,
-    pub total: usize,
+pub(crate) struct Deviation {
+    pub(crate) logprob: f64,
+    pub(crate) compared: usize,
+    pub(crate) total: usize,
 }
 
 impl Deviation {
@@ -85,7 +72,7 @@ impl Deviation {
         self.logprob = self.logprob.max(difference);
     }
 
-    pub fn compare(&mut self, case: &Case, ours: &Outcome, tolerance: f64) {
+    pub(crate) fn compare(&mut self, case: &Case, ours: &Outcome, tolerance: f64) {
         assert_eq!(ours.prompt_scores.len(), case.prompt_logprobs.len());
         for (score, &theirs) in ours.prompt_scores.iter().zip(&case.prompt_logprobs) {
             self.see(score.logprob, theirs);
@@ -113,7 +100,7 @@ impl Deviation {
     }
 }
 
-pub fn jobs(cases: &[Case]) -> Vec<Job> {
+pub(crate) fn jobs(cases: &[Case]) -> Vec<Job> {
     cases.iter().map(|case| Job::greedy(&case.prompt, case.greedy.len())).collect()
 }
 
@@ -139,14 +126,27 @@ fn check_zoo(family: &str) {
     check(&folder, &folder, &Setup { together: 4, ..Setup::default() }, 1e-4);
 }
 
+pub(crate) fn variants() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/variants");
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+#[test]
+fn the_switches_that_the_zoo_leaves_alone() {
+    assert_eq!(variants().len(), 10);
+    for folder in variants() {
+        check(&folder, &folder, &Setup { together: 3, ..Setup::default() }, 1e-4);
+    }
+}
+
 macro_rules! families {
     ($($test:ident = $family:literal),* $(,)?) => {
-        $(#[test] fn $test() { check_zoo($family); })*
+        pub(crate) const ZOO: &[&str] = &[$($family),*];
 
-        #[test]
-        fn every_family_has_a_test() {
-            assert_eq!(ZOO, [$($family),*]);
-        }
+        $(#[test] fn $test() { check_zoo($family); })*
     };
 }
 

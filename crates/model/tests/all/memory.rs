@@ -1,0 +1,199 @@
+//! The memory plan: its numbers add up, and every remedy it offers works.
+
+use folio_model::{Checkpoint, Dtype, MemoryPlan, MemoryRequest, Progress};
+
+use crate::driver::{Setup, cpu_runner, open, request};
+use crate::golden::{ZOO, zoo};
+
+fn roomy() -> MemoryRequest {
+    MemoryRequest {
+        block_size: None,
+        max_num_seqs: 8,
+        max_num_batched_tokens: 256,
+        ..request(&Setup::default())
+    }
+}
+
+fn llama() -> Checkpoint {
+    open(&zoo("llama3-ropescaled"))
+}
+
+#[test]
+fn the_default_holds_every_sequence_at_full_context() {
+    let plan = MemoryPlan::compute(&llama(), &roomy()).unwrap();
+    // 3 layers, keys and values, 2 heads of 16 channels, 4 bytes.
+    assert_eq!(plan.kv_bytes_per_token, 3 * 2 * 2 * 16 * 4);
+    assert!(plan.kv_bytes_per_block >= 16 * plan.kv_bytes_per_token);
+    assert_eq!((plan.block_size, plan.max_model_len), (16, 512));
+    assert_eq!(plan.blocks, 8 * 512 / 16);
+    assert_eq!(plan.tokens(), 8 * 512);
+    assert_eq!(plan.full_context_sequences(), 8);
+    assert_eq!(plan.kv_bytes(), 256 * plan.kv_bytes_per_block);
+    assert_eq!(plan.total_bytes(), plan.fixed_bytes() + plan.kv_bytes());
+}
+
+#[test]
+fn keys_and_values_follow_the_weights_unless_told() {
+    let checkpoint = llama();
+    let half = MemoryRequest { dtype: Some(Dtype::Bf16), ..roomy() };
+    let plan = MemoryPlan::compute(&checkpoint, &half).unwrap();
+    assert_eq!((plan.kv_dtype, plan.block_size), (Dtype::Bf16, 32));
+    let mixed = MemoryRequest { kv_dtype: Some(Dtype::F16), block_size: Some(7), ..roomy() };
+    let plan = MemoryPlan::compute(&checkpoint, &mixed).unwrap();
+    assert_eq!((plan.dtype, plan.kv_dtype, plan.block_size), (Dtype::F32, Dtype::F16, 7));
+    assert_eq!(plan.blocks_of_full_context(), 512_usize.div_ceil(7));
+}
+
+#[test]
+fn a_given_size_is_taken_and_a_small_machine_gets_less() {
+    let checkpoint = llama();
+    let block = MemoryPlan::compute(&checkpoint, &roomy()).unwrap().kv_bytes_per_block;
+    let given = MemoryRequest { kv_cache_memory_bytes: Some(40 * block + block - 1), ..roomy() };
+    assert_eq!(MemoryPlan::compute(&checkpoint, &given).unwrap().blocks, 40);
+    let fixed = MemoryPlan::compute(&checkpoint, &roomy()).unwrap().fixed_bytes();
+    let tight = MemoryRequest { available_bytes: fixed + 100 * block, ..roomy() };
+    let plan = MemoryPlan::compute(&checkpoint, &tight).unwrap();
+    assert!((75..=80).contains(&plan.blocks), "{}", plan.blocks);
+    // One full context gets more than the usual share when it must.
+    let tighter = MemoryRequest { available_bytes: fixed + 33 * block, ..roomy() };
+    assert_eq!(MemoryPlan::compute(&checkpoint, &tighter).unwrap().blocks, 32);
+}
+
+/// The request with one remedy applied.
+fn apply(remedy: &str, request: &MemoryRequest) -> MemoryRequest {
+    let (flag, value) = remedy.split_once(' ').unwrap();
+    let number = || value.parse::<usize>().unwrap();
+    let mut changed = *request;
+    match flag {
+        "--max-model-len" => changed.max_model_len = Some(number()),
+        "--max-num-batched-tokens" => changed.max_num_batched_tokens = number(),
+        "--max-num-seqs" => changed.max_num_seqs = number(),
+        "--block-size" => changed.block_size = Some(number()),
+        "--threads" => changed.threads = number(),
+        "--kv-cache-memory-bytes" => changed.kv_cache_memory_bytes = value.parse().ok(),
+        "--dtype" => changed.dtype = Some(Dtype::Bf16),
+        _ => panic!("{remedy}"),
+    }
+    changed
+}
+
+/// What the refusal offers; each remedy is tried.
+fn remedies(checkpoint: &Checkpoint, request: &MemoryRequest) -> Vec<String> {
+    let refusal = MemoryPlan::compute(checkpoint, request).unwrap_err();
+    println!("{refusal}");
+    for remedy in &refusal.remedies {
+        let plan = MemoryPlan::compute(checkpoint, &apply(remedy, request));
+        let plan = plan.unwrap_or_else(|e| panic!("{remedy} does not help: {e}"));
+        assert!(plan.total_bytes() <= request.available_bytes);
+        assert!(plan.full_context_sequences() >= 1);
+    }
+    refusal.remedies
+}
+
+fn flags(remedies: &[String]) -> Vec<&str> {
+    remedies.iter().map(|r| r.split(' ').next().unwrap()).collect()
+}
+
+#[test]
+fn a_cache_too_small_for_one_sequence_is_refused_with_what_would_do() {
+    let checkpoint = llama();
+    let block = MemoryPlan::compute(&checkpoint, &roomy()).unwrap().kv_bytes_per_block;
+    let small = MemoryRequest { kv_cache_memory_bytes: Some(5 * block), ..roomy() };
+    let offered = remedies(&checkpoint, &small);
+    let enough = format!("--kv-cache-memory-bytes {}", 32 * block);
+    assert!(offered.contains(&enough) && offered.contains(&"--max-model-len 80".to_owned()), "{offered:?}");
+    let none = MemoryRequest { kv_cache_memory_bytes: Some(1), ..roomy() };
+    let offered = remedies(&checkpoint, &none);
+    assert_eq!(flags(&offered), ["--kv-cache-memory-bytes"]);
+}
+
+#[test]
+fn a_cache_too_large_for_the_machine_is_refused_with_what_would_do() {
+    let large = MemoryRequest { kv_cache_memory_bytes: Some(1 << 40), ..roomy() };
+    let offered = remedies(&llama(), &large);
+    assert_eq!(flags(&offered), ["--kv-cache-memory-bytes"]);
+}
+
+#[test]
+fn a_machine_too_small_is_told_every_flag_that_helps() {
+    let checkpoint = llama();
+    let plan = MemoryPlan::compute(&checkpoint, &roomy()).unwrap();
+    let context = 32 * plan.kv_bytes_per_block;
+    let short = MemoryRequest { available_bytes: plan.fixed_bytes() + context - 1, ..roomy() };
+    let offered = remedies(&checkpoint, &short);
+    assert_eq!(flags(&offered), ["--max-model-len", "--max-num-batched-tokens", "--dtype"]);
+    // Nothing helps where not even the weights fit.
+    let hopeless = MemoryRequest { available_bytes: plan.weight_bytes / 3, ..roomy() };
+    let refusal = MemoryPlan::compute(&checkpoint, &hopeless).unwrap_err();
+    assert!(refusal.remedies.is_empty());
+    assert!(refusal.to_string().contains("no single flag helps"), "{refusal}");
+}
+
+#[test]
+fn values_out_of_range_are_refused_by_flag() {
+    let checkpoint = llama();
+    let requests = [
+        MemoryRequest { block_size: Some(0), ..roomy() },
+        MemoryRequest { block_size: Some(257), ..roomy() },
+        MemoryRequest { max_num_seqs: 0, ..roomy() },
+        MemoryRequest { max_num_batched_tokens: usize::MAX, ..roomy() },
+        MemoryRequest { threads: 0, ..roomy() },
+        MemoryRequest { max_model_len: Some(0), ..roomy() },
+    ];
+    let flags = [
+        "--block-size",
+        "--block-size",
+        "--max-num-seqs",
+        "--max-num-batched-tokens",
+        "--threads",
+        "--max-model-len",
+    ];
+    for (request, flag) in requests.iter().zip(flags) {
+        let refusal = MemoryPlan::compute(&checkpoint, request).unwrap_err();
+        assert!(refusal.problem.starts_with(flag), "{refusal}");
+    }
+    let long = MemoryRequest { max_model_len: Some(513), ..roomy() };
+    assert_eq!(remedies(&checkpoint, &long), ["--max-model-len 512"]);
+}
+
+#[test]
+fn loading_reports_the_bytes_that_were_planned() {
+    for family in ZOO {
+        let checkpoint = open(&zoo(family));
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let asked = MemoryRequest { dtype: Some(dtype), ..roomy() };
+            let plan = MemoryPlan::compute(&checkpoint, &asked).unwrap();
+            let mut seen: Vec<Progress> = Vec::new();
+            let options = folio_model::LoadOptions { isa: folio_model::Isa::detect() };
+            folio_model::load(&checkpoint, &plan, &options, &mut |p| seen.push(p)).unwrap();
+            assert!(seen.is_sorted_by_key(|p| p.done));
+            let last = seen.last().unwrap();
+            assert_eq!((last.done, last.total), (plan.weight_bytes, plan.weight_bytes));
+        }
+    }
+}
+
+#[test]
+fn embedded_files_serve_like_a_folder() {
+    let leak = |name: &str| -> &'static [u8] {
+        Box::leak(std::fs::read(zoo("qwen2").join(name)).unwrap().into_boxed_slice())
+    };
+    let files: Vec<(&'static str, &'static [u8])> =
+        ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
+            .map(|name| (name, leak(name)))
+            .to_vec();
+    let source = folio_model::ModelSource::Embedded { name: "demo", files: files.leak() };
+    let embedded = Checkpoint::open(&source).unwrap();
+    let folder = open(&zoo("qwen2"));
+    assert_eq!(embedded.name(), "demo");
+    assert_eq!((embedded.spec(), embedded.eos()), (folder.spec(), folder.eos()));
+    assert_eq!(embedded.read_file("tokenizer.json").unwrap(), folder.read_file("tokenizer.json").unwrap());
+    assert_eq!(embedded.read_file("absent.json").unwrap(), None);
+    let (mut a, plan) = cpu_runner(&embedded, &Setup::default());
+    let (mut b, _) = cpu_runner(&folder, &Setup::default());
+    let jobs = [crate::driver::Job::greedy(&[4, 8, 15, 16], 5)];
+    let run = |runner: &mut dyn folio_core::exec::Executor| {
+        crate::driver::Driver::new(runner, &plan, 5).run(&jobs, &Setup::default())
+    };
+    assert_eq!(run(&mut a), run(&mut b));
+}

@@ -1,0 +1,304 @@
+//! The oracle: every operation as plain loops in f64, weights rounded as they are stored, nothing else rounded.
+//!
+//! It shares no kernel with the CPU backend. Its attention gathers keys and values through the block table into one
+//! contiguous list and takes an ordinary softmax over it.
+
+use std::collections::HashMap;
+
+use folio_core::exec::{Drawn, Score};
+use folio_core::ids::Token;
+use folio_core::plan::StepPlan;
+use folio_kernels::{Activation, AttendSpec, Epilogue};
+use folio_model::backend::{
+    Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want,
+};
+use folio_model::spec::NormKind;
+use folio_model::weights::{LinearTensors, Tensor};
+use folio_model::{Dtype, ModelError};
+
+pub(crate) struct Naive;
+
+/// Rows of equal width.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows(pub(crate) Vec<Vec<f64>>);
+
+pub(crate) struct NaiveCache {
+    shape: CacheShape,
+    /// Key and value, all heads, by layer, block and slot.
+    entries: HashMap<(usize, u32, usize), (Vec<f64>, Vec<f64>)>,
+}
+
+pub(crate) fn round(value: f32, dtype: Dtype) -> f64 {
+    f64::from(match dtype {
+        Dtype::F32 => value,
+        Dtype::F16 => half::f16::from_f32(value).to_f32(),
+        Dtype::Bf16 => half::bf16::from_f32(value).to_f32(),
+    })
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2.0_f64.sqrt())),
+    }
+}
+
+/// The error function: its power series near zero, where that converges fast, its continued fraction beyond.
+fn erf(x: f64) -> f64 {
+    let (t, scale) = (x.abs(), 2.0 / std::f64::consts::PI.sqrt());
+    let value = if t < 3.0 {
+        let (mut term, mut sum) = (t, t);
+        for n in 1..100 {
+            term *= -t * t / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        scale * sum
+    } else {
+        let fraction = (1..60).rev().fold(0.0, |below, n| f64::from(n) / 2.0 / (t + below));
+        1.0 - (-t * t).exp() * scale / 2.0 / (t + fraction)
+    };
+    value.copysign(x)
+}
+
+fn norm_row(norm: &Norm<Naive>, x: &[f64]) -> Vec<f64> {
+    let n = x.len() as f64;
+    let mean = match norm.spec.kind {
+        NormKind::Layer => x.iter().sum::<f64>() / n,
+        NormKind::Rms | NormKind::RmsUnitOffset => 0.0,
+    };
+    let square = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+    let factor = 1.0 / (square + f64::from(norm.spec.epsilon)).sqrt();
+    let offset = if norm.spec.kind == NormKind::RmsUnitOffset { 1.0 } else { 0.0 };
+    let bias = |i: usize| norm.bias.as_ref().map_or(0.0, |bias| bias[i]);
+    let weighed = x.iter().zip(&norm.weight).enumerate();
+    weighed.map(|(i, (v, w))| (v - mean) * factor * (w + offset) + bias(i)).collect()
+}
+
+fn rotate(head: &mut [f64], dims: usize, cos: &[f32], sin: &[f32]) {
+    let half = dims / 2;
+    for i in 0..half {
+        let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+        let (a, b) = (head[i], head[i + half]);
+        head[i] = a * c - b * s;
+        head[i + half] = b * c + a * s;
+    }
+}
+
+impl Backend for Naive {
+    type Matrix = Rows;
+    type Vector = Vec<f64>;
+    type Table = Rows;
+    type Buffer = Rows;
+    type Cache = NaiveCache;
+
+    fn matrix(&self, t: &LinearTensors<'_>, dtype: Dtype, _: Form) -> Result<Rows, ModelError> {
+        let mut rows = Vec::new();
+        for (tensor, stored, range) in &t.parts {
+            let values = tensor.raw.to_f32();
+            for output in range.clone() {
+                let at = |input: usize| match t.transposed {
+                    true => values[input * stored + output],
+                    false => values[output * t.inputs + input],
+                };
+                rows.push((0..t.inputs).map(|input| round(at(input), dtype)).collect());
+            }
+        }
+        Ok(Rows(rows))
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Vec<f64> {
+        values.into_iter().map(f64::from).collect()
+    }
+
+    fn table(&self, tensor: &Tensor<'_>, dtype: Dtype) -> Result<Rows, ModelError> {
+        let values = tensor.raw.to_f32();
+        let rows = values.chunks(tensor.shape[1]);
+        Ok(Rows(rows.map(|row| row.iter().map(|&v| round(v, dtype)).collect()).collect()))
+    }
+
+    fn buffer(&self, rows: usize, width: usize) -> Result<Rows, ModelError> {
+        Ok(Rows(vec![vec![0.0; width]; rows]))
+    }
+
+    fn cache(&self, shape: CacheShape) -> Result<NaiveCache, ModelError> {
+        Ok(NaiveCache { shape, entries: HashMap::new() })
+    }
+
+    fn look_up(&self, table: &Rows, ids: &[u32], out: &mut Rows) {
+        for (&id, out) in ids.iter().zip(&mut out.0) {
+            out.clone_from(&table.0[id as usize]);
+        }
+    }
+
+    fn look_up_tied(&self, matrix: &Rows, ids: &[u32], out: &mut Rows) {
+        self.look_up(matrix, ids, out);
+    }
+
+    fn add_rows(&self, table: &Rows, ids: &[u32], _: &mut Rows, x: &mut Rows) {
+        for (&id, x) in ids.iter().zip(&mut x.0) {
+            x.iter_mut().zip(&table.0[id as usize]).for_each(|(x, t)| *x += t);
+        }
+    }
+
+    fn scale(&self, factor: f32, rows: usize, x: &mut Rows) {
+        x.0[..rows].iter_mut().flatten().for_each(|v| *v *= f64::from(factor));
+    }
+
+    fn norm(&self, norm: &Norm<Self>, rows: usize, x: &Rows, out: &mut Rows) {
+        for (x, out) in x.0[..rows].iter().zip(&mut out.0) {
+            *out = norm_row(norm, x);
+        }
+    }
+
+    fn norm_add(&self, norm: &Norm<Self>, rows: usize, x: &Rows, residual: &mut Rows) {
+        for (x, residual) in x.0[..rows].iter().zip(&mut residual.0) {
+            residual.iter_mut().zip(norm_row(norm, x)).for_each(|(r, n)| *r += n);
+        }
+    }
+
+    fn linear(&self, l: &Linear<Self>, epilogue: Epilogue, rows: usize, x: &Rows, out: &mut Rows) {
+        for (x, out) in x.0[..rows].iter().zip(&mut out.0) {
+            let dot = |w: &Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+            let bias = |i: usize| l.bias.as_ref().map_or(0.0, |bias| bias[i]);
+            let y: Vec<f64> = l.matrix.0.iter().enumerate().map(|(i, w)| dot(w) + bias(i)).collect();
+            match epilogue {
+                Epilogue::Store => *out = y,
+                Epilogue::Add => out.iter_mut().zip(y).for_each(|(o, y)| *o += y),
+                Epilogue::Activate(a) => *out = y.into_iter().map(|y| activate(a, y)).collect(),
+                Epilogue::Gated(a) => {
+                    let (gate, up) = y.split_at(y.len() / 2);
+                    *out = gate.iter().zip(up).map(|(g, u)| activate(a, *g) * u).collect();
+                }
+            }
+        }
+    }
+
+    fn rotate_and_store(
+        &self,
+        r: &Rotation<'_, Self>,
+        step: &Step,
+        layer: usize,
+        qkv: &mut Rows,
+        cache: &mut NaiveCache,
+    ) {
+        let half = r.dims / 2;
+        for (token, row) in qkv.0[..step.tokens.len()].iter_mut().enumerate() {
+            for (head, x) in row.chunks_mut(r.head_dim).take(r.heads + r.kv_heads).enumerate() {
+                if let Some((query, key)) = r.head_norms {
+                    x.copy_from_slice(&norm_row(if head < r.heads { query } else { key }, x));
+                }
+                let from = step.position_rows[token] as usize * half;
+                if r.dims > 0 {
+                    rotate(x, r.dims, &step.cos[from..from + half], &step.sin[from..from + half]);
+                }
+            }
+        }
+        let CacheShape { block_size, dtype, .. } = cache.shape;
+        let (queries, kv) = (r.heads * r.head_dim, r.kv_heads * r.head_dim);
+        let stored = |x: &[f64]| x.iter().map(|&v| round(v as f32, dtype)).collect::<Vec<_>>();
+        for sequence in &step.sequences {
+            for (i, token) in sequence.tokens.clone().enumerate() {
+                let position = sequence.start + i;
+                let block = step.blocks[sequence.blocks.clone()][position / block_size];
+                let (k, v) = qkv.0[token][queries..].split_at(kv);
+                cache.entries.insert((layer, block, position % block_size), (stored(k), stored(v)));
+            }
+        }
+    }
+
+    fn attend(
+        &self,
+        spec: &AttendSpec,
+        step: &Step,
+        layer: usize,
+        qkv: &Rows,
+        cache: &NaiveCache,
+        out: &mut Rows,
+    ) {
+        let CacheShape { block_size, kv_heads, head_dim, .. } = cache.shape;
+        for sequence in &step.sequences {
+            let table = &step.blocks[sequence.blocks.clone()];
+            for (i, token) in sequence.tokens.clone().enumerate() {
+                let end = sequence.start + i + 1;
+                let first = spec.window.map_or(0, |window| end.saturating_sub(window));
+                let seen: Vec<_> = (first..end)
+                    .map(|p| &cache.entries[&(layer, table[p / block_size], p % block_size)])
+                    .collect();
+                for head in 0..spec.heads {
+                    let columns = head * head_dim..(head + 1) * head_dim;
+                    let from = head / (spec.heads / kv_heads) * head_dim;
+                    let kv = from..from + head_dim;
+                    let query = &qkv.0[token][columns.clone()];
+                    let scores = seen.iter().map(|(k, _)| {
+                        let dot: f64 = query.iter().zip(&k[kv.clone()]).map(|(q, k)| q * k).sum();
+                        let score = dot * f64::from(spec.scale);
+                        spec.softcap.map_or(score, |cap| {
+                            f64::from(cap) * (score / f64::from(cap)).tanh()
+                        })
+                    });
+                    let weights: Vec<f64> = scores.map(f64::exp).collect();
+                    let total: f64 = weights.iter().sum();
+                    for (channel, column) in columns.enumerate() {
+                        let values = seen.iter().map(|(_, v)| v[from + channel]);
+                        let sum: f64 = values.zip(&weights).map(|(v, w)| v * w).sum();
+                        out.0[token][column] = sum / total;
+                    }
+                }
+            }
+        }
+    }
+
+    fn pick(&self, rows: &[usize], x: &Rows, out: &mut Rows) {
+        for (&row, out) in rows.iter().zip(&mut out.0) {
+            out.clone_from(&x.0[row]);
+        }
+    }
+
+    fn soft_cap(&self, cap: f32, rows: usize, x: &mut Rows) {
+        let cap = f64::from(cap);
+        x.0[..rows].iter_mut().flatten().for_each(|v| *v = cap * (*v / cap).tanh());
+    }
+
+    /// Greedy draws only.
+    fn answer(&mut self, logits: &Rows, plan: &StepPlan, tasks: &[Task], answers: &mut Vec<Answer>) {
+        for task in tasks {
+            let row = &logits.0[task.row];
+            let total = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+            let mut ids: Vec<usize> = (0..row.len()).collect();
+            ids.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            let entry = |id: usize| (Token(u32::try_from(id).unwrap()), (row[id] - total) as f32);
+            let score = |id: usize, k: usize| Score {
+                logprob: entry(id).1,
+                top: ids.iter().take(k).map(|&id| entry(id)).collect(),
+            };
+            answers.push(match task.want {
+                Want::Draw(number) => {
+                    let sampling = &plan.samplings[plan.draws[number].sampling];
+                    assert!(sampling.temperature == 0.0 && !sampling.needs_history());
+                    let logprobs = sampling.logprobs.map(|k| score(ids[0], k as usize));
+                    Answer::Draw(Ok(Drawn { token: entry(ids[0]).0, score: logprobs }))
+                }
+                Want::Score { target, alternatives } => {
+                    Answer::Score(score(plan.targets[target].index(), alternatives))
+                }
+            });
+        }
+    }
+
+    fn copy_block(&self, source: u32, destination: u32, cache: &mut NaiveCache) {
+        let CacheShape { layers, block_size, .. } = cache.shape;
+        for layer in 0..layers {
+            for slot in 0..block_size {
+                match cache.entries.get(&(layer, source, slot)).cloned() {
+                    Some(entry) => cache.entries.insert((layer, destination, slot), entry),
+                    None => cache.entries.remove(&(layer, destination, slot)),
+                };
+            }
+        }
+    }
+}
