@@ -1,1 +1,46 @@
-//! kernels
+//! CPU kernels: slices in, slices out; the only CPU `unsafe`.
+//!
+//! Why a crate: everything that must be fast and cannot be proved by the compiler is here, behind functions that check their
+//! arguments, so that the rest of folio forbids `unsafe`. Arguments come from the model's own arithmetic, never from a
+//! request, so a wrong shape is a bug of the caller and panics with a sentence.
+//!
+//! **Determinism.** The order of a reduction depends only on the length reduced: not on the number of rows, threads, blocks,
+//! neighbours or the instruction set. All instruction sets give the same bits (see `lanes`).
+
+mod activation;
+mod attend;
+mod context;
+mod dtype;
+mod embed;
+mod isa;
+mod kv;
+mod lanes;
+mod linear;
+mod logits;
+mod map;
+mod math;
+mod memory;
+mod norm;
+mod pack;
+mod rope;
+mod sync;
+mod team;
+mod tile;
+mod view;
+
+pub use activation::{Activation, activate, add, gated, scale, softcap};
+pub use attend::{AttendSpec, attend, attend_workspace_bytes};
+pub use context::Context;
+pub use dtype::{Dtype, Raw};
+pub use embed::{embed, embed_packed};
+pub use isa::{Isa, IsaError};
+pub use kv::{Batch, BatchRow, KvCache, KvShape};
+pub use linear::{Epilogue, linear, linear_workspace_bytes};
+pub use logits::{all_finite, argmax, exp_in_place, log_sum_exp, max};
+pub use map::MappedFile;
+pub use memory::AllocError;
+pub use norm::{Norm, add_norm, head_norm, norm, norm_add};
+pub use pack::{PackedBuilder, PackedMatrix};
+pub use rope::{Rope, RopeStyle, rope};
+pub use team::Team;
+pub use view::{View, ViewMut};

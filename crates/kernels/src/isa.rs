@@ -1,0 +1,212 @@
+//! Which instruction set runs the kernels, and the door from safe code into each of them.
+//!
+//! Why: kernels are written once, generic over `Lanes`; the macro here instantiates each of them per instruction set inside a
+//! function with the right `#[target_feature]` and makes it a method of [`Isa`]. An `Isa` can only be had for a CPU
+//! that has the instructions, so the methods are safe.
+
+use crate::lanes::scalar::Scalar;
+
+/// An instruction set that this CPU has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+/// The wanted instruction set cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IsaError {
+    /// Nobody knows the name.
+    #[error("there is no instruction set called {0:?}; this machine has: {1}")]
+    Unknown(String, String),
+    /// Known, but not on this machine.
+    #[error("this machine has no {0}; it has: {1}")]
+    Missing(&'static str, String),
+}
+
+const NAMES: [&str; 4] = ["scalar", "avx2", "avx512", "neon"];
+
+impl Isa {
+    /// The fastest that this CPU has.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::all_available().pop().unwrap_or(Self(Kind::Scalar))
+    }
+
+    /// All that this CPU has: scalar first, the fastest last.
+    #[must_use]
+    pub fn all_available() -> Vec<Self> {
+        let mut all = vec![Self(Kind::Scalar)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                all.push(Self(Kind::Avx2));
+                if has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
+                    all.push(Self(Kind::Avx512));
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            all.push(Self(Kind::Neon));
+        }
+        all
+    }
+
+    /// The instruction set called `name`: `scalar`, `avx2`, `avx512` or `neon`.
+    ///
+    /// # Errors
+    /// When there is none of that name, or this CPU does not have it.
+    pub fn from_name(name: &str) -> Result<Self, IsaError> {
+        let all = Self::all_available();
+        if let Some(isa) = all.iter().find(|isa| isa.name() == name) {
+            return Ok(*isa);
+        }
+        let has = all.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ");
+        Err(match NAMES.iter().find(|known| **known == name) {
+            Some(known) => IsaError::Missing(known, has),
+            None => IsaError::Unknown(name.to_owned(), has),
+        })
+    }
+
+    /// Its name, as [`Isa::from_name`] knows it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
+        }
+    }
+}
+
+impl std::fmt::Debug for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// For each `fn name(arguments) = generic;` a method of [`Isa`] that runs `generic(token, arguments)`, compiled for
+/// that instruction set.
+macro_rules! kernels {
+    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;)*) => {
+        #[cfg(target_arch = "x86_64")]
+        mod avx512 {
+            use super::*;
+            $($(#[$meta])*
+            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
+            pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has the features, so it is only called where the CPU has them.
+                $generic(unsafe { crate::lanes::avx512::Avx512::new() }, $($arg),*)
+            })*
+        }
+        #[cfg(target_arch = "x86_64")]
+        mod avx2 {
+            use super::*;
+            $($(#[$meta])*
+            #[target_feature(enable = "avx2,fma,f16c")]
+            pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has the features, so it is only called where the CPU has them.
+                $generic(unsafe { crate::lanes::avx2::Avx2::new() }, $($arg),*)
+            })*
+        }
+        #[cfg(target_arch = "aarch64")]
+        mod neon {
+            use super::*;
+            $($(#[$meta])*
+            #[target_feature(enable = "neon")]
+            pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: this function has the features, so it is only called where the CPU has them.
+                $generic(unsafe { crate::lanes::neon::Neon::new() }, $($arg),*)
+            })*
+        }
+
+        impl Isa {
+            $($(#[$meta])*
+            pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+                match self.0 {
+                    Kind::Scalar => $generic(Scalar, $($arg),*),
+                    // SAFETY: this `Isa` was made because the CPU has the instructions.
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx2 => unsafe { avx2::$name($($arg),*) },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx512 => unsafe { avx512::$name($($arg),*) },
+                    // SAFETY: as above.
+                    #[cfg(target_arch = "aarch64")]
+                    Kind::Neon => unsafe { neon::$name($($arg),*) },
+                }
+            })*
+        }
+    };
+}
+
+use crate::activation::{self, Activation};
+use crate::{attend, linear, logits, norm, pack, rope};
+
+kernels! {
+    fn tile_rows() -> usize = linear::tile_rows;
+    fn linear_task(job: &linear::Job<'_>, task: usize, sums: &mut [f32]) = linear::task;
+    fn pack_panel(job: &pack::PanelJob<'_>, panel: &mut [u8]) = pack::panel;
+    fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
+    fn attend_merge(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::merge;
+    fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;
+    fn gate_all(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) = activation::gate;
+    fn softcap_all(cap: f32, x: &mut [f32]) = activation::softcap_all;
+    fn scale_all(factor: f32, x: &mut [f32]) = activation::scale_all;
+    fn add_all(delta: &[f32], x: &mut [f32]) = activation::add_all;
+    fn norm_row(norm: &norm::Norm<'_>, x: &[f32], out: &mut [f32]) = norm::row;
+    fn norm_in_place(norm: &norm::Norm<'_>, x: &mut [f32]) = norm::in_place;
+    fn norm_add_row(norm: &norm::Norm<'_>, x: &[f32], residual: &mut [f32]) = norm::add_row;
+    fn rope_row(rope: &rope::Rope<'_>, position: usize, x: &mut [f32]) = rope::row;
+    fn max_of(row: &[f32]) -> f32 = logits::max_of;
+    fn argmax_of(row: &[f32]) -> usize = logits::argmax_of;
+    fn finite(row: &[f32]) -> bool = logits::finite;
+    fn exp_sum(subtract: f32, row: &[f32]) -> f32 = logits::exp_sum;
+    fn exp_store(subtract: f32, row: &mut [f32]) -> f32 = logits::exp_store;
+    #[cfg(test)]
+    fn exp_all(x: &mut [f32]) = whole::exp;
+    #[cfg(test)]
+    fn tanh_all(x: &mut [f32]) = whole::tanh;
+    #[cfg(test)]
+    fn erf_all(x: &mut [f32]) = whole::erf;
+}
+
+/// Whole slices through one function of `math`, for its tests.
+#[cfg(test)]
+mod whole {
+    use crate::lanes::{Lanes, map_lanes};
+    use crate::math;
+
+    #[inline(always)]
+    pub(super) fn exp<L: Lanes>(l: L, x: &mut [f32]) {
+        map_lanes!(l, x, |v| math::exp(l, v));
+    }
+    #[inline(always)]
+    pub(super) fn tanh<L: Lanes>(l: L, x: &mut [f32]) {
+        map_lanes!(l, x, |v| math::tanh(l, v));
+    }
+    #[inline(always)]
+    pub(super) fn erf<L: Lanes>(l: L, x: &mut [f32]) {
+        map_lanes!(l, x, |v| math::erf(l, v));
+    }
+}

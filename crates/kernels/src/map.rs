@@ -1,0 +1,42 @@
+//! A file as memory, so that weights are read straight from the page cache.
+
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+/// The bytes of a file, mapped read-only.
+///
+/// The file must not be changed or truncated by others while it is mapped: changed bytes would show through, and reading past a
+/// new end raises `SIGBUS`. Checkpoints are written once, so this is what every loader of weights relies on; a folder that
+/// somebody is still downloading into is the user's to avoid.
+#[derive(Debug)]
+pub struct MappedFile(Mmap);
+
+impl MappedFile {
+    /// Maps a whole file.
+    ///
+    /// # Errors
+    /// When it cannot be opened or mapped.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        // SAFETY: the map is read-only and private to this value. That others leave the file alone cannot be checked; it is
+        // stated above, and what is read is parsed as untrusted bytes, so a change can make garbage but no unsoundness in types
+        // (every byte pattern is a valid u8).
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Self(map))
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
