@@ -163,21 +163,33 @@ pub(crate) enum Dtype {
 /// `4096`, `32k`, `32K`, `1.5k`.
 fn tokens(text: &str) -> Result<u32, String> {
     let value = scaled(text, &[("k", 1e3), ("K", 1024.0), ("m", 1e6), ("M", 1024.0 * 1024.0)])?;
-    u32::try_from(value).ok().filter(|&v| v > 0).ok_or_else(|| "must be from 1 to 4294967295".to_owned())
+    u32::try_from(value)
+        .ok()
+        .filter(|&v| v > 0)
+        .ok_or_else(|| "must be from 1 to 4294967295".to_owned())
 }
 
 /// `1073741824`, `2G`, `2GiB`, `512M`.
 fn bytes(text: &str) -> Result<u64, String> {
     const KIB: f64 = 1024.0;
     let units = [
-        ("KiB", KIB), ("MiB", KIB * KIB), ("GiB", KIB * KIB * KIB), ("TiB", KIB * KIB * KIB * KIB),
-        ("K", KIB), ("M", KIB * KIB), ("G", KIB * KIB * KIB), ("k", 1e3), ("m", 1e6), ("g", 1e9),
+        ("KiB", KIB),
+        ("MiB", KIB * KIB),
+        ("GiB", KIB * KIB * KIB),
+        ("TiB", KIB * KIB * KIB * KIB),
+        ("K", KIB),
+        ("M", KIB * KIB),
+        ("G", KIB * KIB * KIB),
+        ("k", 1e3),
+        ("m", 1e6),
+        ("g", 1e9),
     ];
     scaled(text, &units).and_then(|v| if v > 0 { Ok(v) } else { Err("must be above 0".to_owned()) })
 }
 
 #[allow(
-    clippy::cast_possible_truncation, clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "the range is checked just before; fractions of a byte or token are dropped"
 )]
 fn scaled(text: &str, units: &[(&str, f64)]) -> Result<u64, String> {
@@ -187,10 +199,16 @@ fn scaled(text: &str, units: &[(&str, f64)]) -> Result<u64, String> {
     let (number, factor) = units
         .iter()
         .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
-        .ok_or_else(|| format!("{text:?} is not a number with an optional unit such as {}", units[0].0))?;
+        .ok_or_else(|| {
+            format!("{text:?} is not a number with an optional unit such as {}", units[0].0)
+        })?;
     let number: f64 = number.trim().parse().map_err(|_| format!("{number:?} is not a number"))?;
     let value = number * factor;
-    if (0.0..=9e15).contains(&value) { Ok(value as u64) } else { Err(format!("{text} is out of range")) }
+    if (0.0..=9e15).contains(&value) {
+        Ok(value as u64)
+    } else {
+        Err(format!("{text} is out of range"))
+    }
 }
 
 #[cfg(test)]

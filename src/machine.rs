@@ -19,7 +19,9 @@ fn meminfo_available(meminfo: &str) -> Option<u64> {
 
 /// The memory controller of control groups, version 2: what a container's limit leaves.
 fn container_available() -> Option<u64> {
-    let number = |name| fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<u64>().ok();
+    let number = |name| {
+        fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<u64>().ok()
+    };
     // Without a limit the file says "max", which is no number.
     Some(number("memory.max")?.saturating_sub(number("memory.current")?))
 }

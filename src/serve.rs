@@ -1,12 +1,10 @@
 //! `folio serve`: the HTTP server around a running engine, its signals and its end.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use folio_server::{App, ModelFacts, ModelTexts, ServerConfig};
+use folio_server::{App, Ending, ModelFacts, ModelTexts, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -45,18 +43,19 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     };
     greet(address, &config);
     let app = App::new(config, running.engine, texts);
-    let signals = Arc::new(AtomicU32::new(0));
     let (sender, shutdown) = mpsc::channel(1);
-    runtime.spawn(forward_signals(Arc::clone(&signals), sender));
+    runtime.spawn(forward_signals(sender));
     runtime.spawn_blocking(report_gpus);
-    runtime.block_on(folio_server::serve(listener, app, shutdown)).context("serving")?;
+    let ending = runtime.block_on(folio_server::serve(listener, app, shutdown));
     // Whatever still holds a handle to the engine goes with the runtime.
     runtime.shutdown_background();
     running.thread.join().context("the engine ended by itself")?;
-    if signals.load(Ordering::SeqCst) > 1 {
-        bail!("ended by a second signal; requests that were running have been cut off");
+    match ending {
+        Ending::Drained => Ok(()),
+        Ending::Aborted => {
+            bail!("told to stop twice: requests that were running have been cut off")
+        }
     }
-    Ok(())
 }
 
 fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConfig {
@@ -87,7 +86,8 @@ fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConf
 }
 
 fn defaults(from: folio_model::GenerationDefaults) -> folio_server::GenerationDefaults {
-    let folio_model::GenerationDefaults { temperature, top_p, top_k, min_p, repetition_penalty } = from;
+    let folio_model::GenerationDefaults { temperature, top_p, top_k, min_p, repetition_penalty } =
+        from;
     folio_server::GenerationDefaults { temperature, top_p, top_k, min_p, repetition_penalty }
 }
 
@@ -107,7 +107,7 @@ fn greet(address: SocketAddr, config: &ServerConfig) {
 }
 
 /// Sends one message per SIGTERM or SIGINT.
-async fn forward_signals(count: Arc<AtomicU32>, sender: mpsc::Sender<()>) {
+async fn forward_signals(sender: mpsc::Sender<()>) {
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -119,7 +119,6 @@ async fn forward_signals(count: Arc<AtomicU32>, sender: mpsc::Sender<()>) {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        count.fetch_add(1, Ordering::SeqCst);
         if sender.send(()).await.is_err() {
             return;
         }

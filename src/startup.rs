@@ -15,6 +15,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::settings::Settings;
 
+/// Longest text that is tokenised, in bytes; far more than any context holds.
+pub(crate) const MOST_PROMPT_BYTES: usize = 8 << 20;
+
 /// A model that is being served, and what is known of it.
 pub(crate) struct Running {
     pub(crate) engine: Handle,
@@ -79,15 +82,13 @@ fn texts(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>)> {
         "tokenizer.json is missing; save the model's tokenizer with Hugging Face's `save_pretrained`, \
          which writes it",
     )?;
-    let tokenizer = Tokenizer::from_json(&json).context("tokenizer.json")?;
-    let config = match checkpoint.read_file("tokenizer_config.json")? {
-        Some(json) => TokenizerConfig::from_json(&json).context("tokenizer_config.json")?,
-        None => TokenizerConfig::default(),
-    };
+    let tokenizer = Tokenizer::from_json(&json, MOST_PROMPT_BYTES)?;
     let separate = checkpoint.read_file("chat_template.jinja")?;
-    let separate = separate.map(String::from_utf8).transpose().context("chat_template.jinja")?;
-    let source = separate.as_deref().or(config.chat_template());
-    let template = source.map(|source| ChatTemplate::compile(source, config.special_tokens()));
+    let config = checkpoint.read_file("tokenizer_config.json")?;
+    let config = config.as_deref().unwrap_or(b"{}");
+    let config = TokenizerConfig::from_json(config, separate.as_deref())?;
+    let source = config.chat_template(false);
+    let template = source.map(|source| ChatTemplate::compile(source, config.tokens.clone()));
     Ok((tokenizer, template.transpose().context("the model's chat template")?))
 }
 
@@ -96,7 +97,8 @@ fn load(
     plan: &MemoryPlan,
     settings: &Settings,
 ) -> Result<Box<dyn folio_core::exec::Executor>> {
-    let style = ProgressStyle::with_template("loading weights {bar:32} {bytes}/{total_bytes}  {eta}")?;
+    let style =
+        ProgressStyle::with_template("loading weights {bar:32} {bytes}/{total_bytes}  {eta}")?;
     let bar = ProgressBar::new(plan.weight_bytes).with_style(style);
     let options = LoadOptions { isa: settings.isa };
     let executor = folio_model::load(checkpoint, plan, &options, &mut |progress| {
@@ -116,16 +118,24 @@ fn plan_table(name: &str, plan: &MemoryPlan, settings: &Settings) -> String {
         let _ = writeln!(out, "  {what:<12} {:>10}  {note}", size(bytes));
     };
     row("weights", plan.weight_bytes, dtype.to_owned());
-    let steps = format!("steps of up to {} tokens, {} sequences", plan.max_num_batched_tokens, plan.max_num_seqs);
+    let steps = format!(
+        "steps of up to {} tokens, {} sequences",
+        plan.max_num_batched_tokens, plan.max_num_seqs
+    );
     row("activations", plan.activation_bytes + plan.workspace_bytes, steps);
     let cache = format!(
         "{}: {} blocks of {} tokens = {} tokens",
-        plan.kv_dtype.name(), plan.blocks, plan.block_size, plan.tokens()
+        plan.kv_dtype.name(),
+        plan.blocks,
+        plan.block_size,
+        plan.tokens()
     );
     row("KV cache", plan.kv_bytes(), cache);
     let full = format!(
         "of {} free; {} sequences of the full context of {} tokens fit",
-        size(settings.memory.available_bytes), plan.full_context_sequences(), plan.max_model_len
+        size(settings.memory.available_bytes),
+        plan.full_context_sequences(),
+        plan.max_model_len
     );
     row("total", plan.total_bytes(), full);
     out

@@ -8,7 +8,7 @@ use folio_core::ids::{Salt, Token};
 use folio_core::params::{BadParam, ParamLimits, Params, Requested};
 use folio_core::schedule::Job;
 use folio_engine::Update;
-use folio_text::Detokenizer;
+use folio_text::{DateTime, Detokenizer, RenderInput};
 use serde_json::{Value, json};
 
 use crate::args::{ChatArgs, CompleteArgs, SamplingArgs};
@@ -106,8 +106,18 @@ impl Terminal {
         let Some(template) = &self.running.template else {
             bail!("this model has no chat template; `folio complete` continues plain text");
         };
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        startup::render(template, messages, seconds)
+        let seconds =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let messages = Value::from(messages);
+        let input = RenderInput {
+            messages: &messages,
+            add_generation_prompt: true,
+            tools: None,
+            extra: None,
+            now: DateTime::from_unix_seconds(i64::try_from(seconds).unwrap_or(0)),
+            max_output: startup::MOST_PROMPT_BYTES,
+        };
+        Ok(template.render(&input)?)
     }
 
     /// Streams the continuation of `prompt` to standard output and returns it. A `text` begins as the tokenizer begins
@@ -115,7 +125,7 @@ impl Terminal {
     fn generate(&self, prompt: &str, text: bool) -> Result<String> {
         let tokenizer = &self.running.tokenizer;
         let prompt = tokenizer.encode(prompt, text)?;
-        let mut decoder = Detokenizer::new(tokenizer, true, &prompt);
+        let mut decoder = Detokenizer::new(tokenizer.clone(), true, &prompt);
         let prompt = prompt.into_iter().map(Token).collect();
         let job = Job { prompt, params: self.params.clone(), salt: Salt::default() };
         let mut generation = self.running.engine.generate(job)?;
@@ -125,7 +135,9 @@ impl Terminal {
                 let piece = match update {
                     Update::Sampled { drawn, .. } => decoder.push(drawn.token.0)?,
                     Update::Failed(cause) => bail!(cause),
-                    Update::Admitted { .. } | Update::PromptScored(_) | Update::Ended { .. } => continue,
+                    Update::Admitted { .. } | Update::PromptScored(_) | Update::Ended { .. } => {
+                        continue;
+                    }
                 };
                 print_now(&piece)?;
                 whole.push_str(&piece);

@@ -75,12 +75,21 @@ fn a_crowd_in_a_tight_cache_gets_what_each_gets_alone() {
         clients.into_iter().map(|c| c.join().expect("a client")).collect()
     });
     let preemptions = tight.metric("vllm:num_preemptions_total");
-    assert!(preemptions >= 50.0, "only {preemptions} preemptions: the cache is too large for this test");
+    assert!(
+        preemptions >= 50.0,
+        "only {preemptions} preemptions: the cache is too large for this test"
+    );
     tight.assert_nothing_leaked();
     tight.stop();
 
     // Alone, one after the other, without prefix cache, in a cache and with chunks of another shape.
-    let roomy = Server::start(&["--no-enable-prefix-caching", "--block-size", "32", "--max-num-batched-tokens", "512"]);
+    let roomy = Server::start(&[
+        "--no-enable-prefix-caching",
+        "--block-size",
+        "32",
+        "--max-num-batched-tokens",
+        "512",
+    ]);
     for (body, crowd) in bodies.iter().zip(&together) {
         assert_eq!(&outputs(&roomy, body), crowd, "{body}");
     }

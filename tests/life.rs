@@ -31,7 +31,8 @@ fn the_first_signal_lets_streams_finish() {
 fn the_second_signal_ends_everything() {
     // Slow on purpose: one token per step, and more requests than it can finish before it is told twice.
     let server = Server::start(&["--max-num-batched-tokens", "1", "--max-num-seqs", "1"]);
-    let mut streams: Vec<_> = (0..4).map(|_| server.stream("/v1/completions", &long_request())).collect();
+    let mut streams: Vec<_> =
+        (0..4).map(|_| server.stream("/v1/completions", &long_request())).collect();
     streams[0].next().expect("a first event");
     server.signal("TERM");
     server.signal("TERM");
@@ -41,7 +42,8 @@ fn the_second_signal_ends_everything() {
 
 /// Runs `folio` with arguments that cannot work and returns what it says.
 fn refusal(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_folio")).args(arguments).output().expect("it runs");
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_folio")).args(arguments).output().expect("it runs");
     assert!(!output.status.success(), "{arguments:?}");
     String::from_utf8(output.stderr).expect("text")
 }
@@ -49,7 +51,8 @@ fn refusal(arguments: &[&str]) -> String {
 #[test]
 fn a_cache_too_small_says_which_flag_to_change_to_what() {
     let said = refusal(&["serve", "--port", "0", "--kv-cache-memory-bytes", "1000"]);
-    let flag = said.split("--kv-cache-memory-bytes ").nth(1).expect("the flag with a value").to_owned();
+    let flag =
+        said.split("--kv-cache-memory-bytes ").nth(1).expect("the flag with a value").to_owned();
     let value = flag.split(|c: char| !c.is_ascii_digit()).next().expect("a value").to_owned();
     // The advice must work as it stands.
     Server::start(&["--kv-cache-memory-bytes", &value]).stop();
@@ -79,12 +82,21 @@ fn a_taken_port_is_named() {
 #[test]
 fn chat_and_complete_answer_on_the_terminal() {
     let run = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_folio")).args(arguments).output().expect("it runs");
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_folio")).args(arguments).output().expect("it runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     };
     let named = run(&["chat", "--temperature", "0", "--quick", "What is your name?"]);
     assert!(named.contains("Folio"), "{named}");
-    let story = run(&["complete", "--temperature", "0", "--max-tokens", "12", "--quick", "Once upon a time"]);
+    let story = run(&[
+        "complete",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "12",
+        "--quick",
+        "Once upon a time",
+    ]);
     assert!(story.starts_with("Once upon a time") && story.len() > 30, "{story}");
 }

@@ -22,8 +22,20 @@ fn cases() -> Vec<(&'static str, String, &'static str)> {
         (("/v1/completions", String::new()), "JSON"),
         (("/v1/completions", "{\"prompt\": ".to_owned()), "JSON"),
         (("/v1/completions", "[]".to_owned()), "object"),
-        (("/v1/completions", "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":NaN}".to_owned()), "JSON"),
-        (("/v1/completions", "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":1e400}".to_owned()), "range"),
+        (
+            (
+                "/v1/completions",
+                "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":NaN}".to_owned(),
+            ),
+            "JSON",
+        ),
+        (
+            (
+                "/v1/completions",
+                "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":1e400}".to_owned(),
+            ),
+            "range",
+        ),
         (("/v1/completions", format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000))), "JSON"),
     ];
     let fields = [
@@ -57,7 +69,10 @@ fn cases() -> Vec<(&'static str, String, &'static str)> {
         (chat(json!({"messages": []})), "messages"),
         (chat(json!({"messages": "Hi"})), "messages"),
         (chat(json!({"messages": [{"role": "wizard", "content": "Hi"}]})), "role"),
-        (chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})), "messages[0].content[0]"),
+        (
+            chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
+            "messages[0].content[0]",
+        ),
         (chat(json!({"messages": [{"content": "Hi"}]})), "role"),
         (chat(json!({"tools": [{"type": "function", "function": {"name": "f"}}]})), "tools"),
         (chat(json!({"response_format": {"type": "json_object"}})), "response_format"),
@@ -86,7 +101,8 @@ fn rubbish_is_refused_with_a_sentence_and_a_running_stream_does_not_notice() {
         let shown: String = body.chars().take(200).collect();
         let (status, answer) = server.post_text(path, &body);
         assert!((400..500).contains(&status), "{status} for {shown}: {answer}");
-        let answer: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("not JSON: {answer}"));
+        let answer: Value =
+            serde_json::from_str(&answer).unwrap_or_else(|_| panic!("not JSON: {answer}"));
         let message = answer["error"]["message"].as_str().expect("an OpenAI error");
         assert!(message.contains(word), "{shown}\n  says {message:?}\n  without {word:?}");
         assert!(message.len() < 1000, "{message}");
@@ -104,7 +120,8 @@ fn what_does_not_exist_is_said_so_in_the_same_shape() {
     assert_eq!((status, answer["error"]["param"].as_str()), (404, Some("model")));
     for (status, path) in [(404, "/v1/nothing"), (405, "/v1/completions")] {
         let (got, text) = server.get(path);
-        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
+        let answer: Value =
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
         assert_eq!(got, status, "{path}");
         assert!(answer["error"]["message"].is_string(), "{path}: {text}");
     }

@@ -90,12 +90,18 @@ impl Functions {
 
 impl<'ast> Visit<'ast> for Functions {
     fn visit_item_fn(&mut self, f: &'ast syn::ItemFn) {
-        self.look(&f.sig.ident, f.sig.span().join(f.block.span()).unwrap_or_else(|| f.block.span()));
+        self.look(
+            &f.sig.ident,
+            f.sig.span().join(f.block.span()).unwrap_or_else(|| f.block.span()),
+        );
         visit::visit_item_fn(self, f);
     }
 
     fn visit_impl_item_fn(&mut self, f: &'ast syn::ImplItemFn) {
-        self.look(&f.sig.ident, f.sig.span().join(f.block.span()).unwrap_or_else(|| f.block.span()));
+        self.look(
+            &f.sig.ident,
+            f.sig.span().join(f.block.span()).unwrap_or_else(|| f.block.span()),
+        );
         visit::visit_impl_item_fn(self, f);
     }
 
@@ -148,8 +154,22 @@ fn every_crate_has_its_floor() {
 #[test]
 fn core_knows_no_clock_environment_or_async() {
     let absent = [
-        "std::time", "Instant", "SystemTime", "std::env", "std::fs", "std::net", "std::io", "async fn",
-        ".await", "tokio", "tracing", "println!", "eprintln!", "thread::spawn", "Mutex", "RwLock",
+        "std::time",
+        "Instant",
+        "SystemTime",
+        "std::env",
+        "std::fs",
+        "std::net",
+        "std::io",
+        "async fn",
+        ".await",
+        "tokio",
+        "tracing",
+        "println!",
+        "eprintln!",
+        "thread::spawn",
+        "Mutex",
+        "RwLock",
     ];
     let mut broken = Vec::new();
     for source in sources().iter().filter(|s| s.path.starts_with("crates/core/src/")) {
@@ -173,11 +193,12 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 #[test]
 fn nothing_is_left_for_later() {
     // Spelled in halves so that this file does not report itself.
-    let words: Vec<String> = [("TO", "DO"), ("FIX", "ME"), ("XX", "X"), ("for ", "now"), ("place", "holder")]
-        .iter()
-        .map(|(a, b)| format!("{a}{b}"))
-        .chain([("to", "do!("), ("unimple", "mented!(")].iter().map(|(a, b)| format!("{a}{b}")))
-        .collect();
+    let words: Vec<String> =
+        [("TO", "DO"), ("FIX", "ME"), ("XX", "X"), ("for ", "now"), ("place", "holder")]
+            .iter()
+            .map(|(a, b)| format!("{a}{b}"))
+            .chain([("to", "do!("), ("unimple", "mented!(")].iter().map(|(a, b)| format!("{a}{b}")))
+            .collect();
     let mut broken = Vec::new();
     for source in sources() {
         for (i, line) in source.text.lines().enumerate() {
@@ -186,7 +207,10 @@ fn nothing_is_left_for_later() {
             }
         }
     }
-    report("no stubs and no postponements: finish it, or leave it out and say so in the docs", &broken);
+    report(
+        "no stubs and no postponements: finish it, or leave it out and say so in the docs",
+        &broken,
+    );
 }
 
 #[test]

@@ -35,7 +35,8 @@ impl Server {
         };
         // A full pipe would block the server.
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        let config = ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0);
+        let config =
+            ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0);
         Self { process, url, agent: config.build().into() }
     }
 
@@ -91,7 +92,8 @@ impl Server {
         loop {
             let (status, text) = self.get("/health");
             assert_eq!(status, 200, "{text}");
-            let busy = self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting");
+            let busy =
+                self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting");
             if busy == 0.0 {
                 break;
             }
