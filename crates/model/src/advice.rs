@@ -50,11 +50,7 @@ fn fits(facts: &Facts<'_>, request: &MemoryRequest) -> bool {
 }
 
 /// Another size of the cache, where one was given: just enough, or as much as there is.
-fn cache_size(
-    facts: &Facts<'_>,
-    request: &MemoryRequest,
-    shortage: &Shortage,
-) -> Option<String> {
+fn cache_size(facts: &Facts<'_>, request: &MemoryRequest, shortage: &Shortage) -> Option<String> {
     let asked = request.kv_cache_memory_bytes?;
     let per_block = shortage.plan.kv_bytes_per_block;
     let least = shortage.need.checked_mul(per_block)?;
@@ -66,10 +62,8 @@ fn cache_size(
 
 /// The longest sequences, in whole blocks, that fit.
 fn model_length(facts: &Facts<'_>, request: &MemoryRequest, plan: &MemoryPlan) -> Option<String> {
-    let with = |blocks: usize| MemoryRequest {
-        max_model_len: Some(blocks * plan.block_size),
-        ..*request
-    };
+    let with =
+        |blocks: usize| MemoryRequest { max_model_len: Some(blocks * plan.block_size), ..*request };
     let blocks = largest(plan.max_model_len.saturating_sub(1) / plan.block_size, |blocks| {
         fits(facts, &with(blocks))
     })?;

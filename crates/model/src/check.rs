@@ -60,7 +60,10 @@ impl Capacity {
         let length = row.tokens.len();
         let end = usize::try_from(row.start).ok().and_then(|start| start.checked_add(length));
         let end = end.filter(|&end| length > 0 && end <= self.max_model_len).ok_or_else(|| {
-            bad(format!("a row of {length} tokens from {}; the limit is {}", row.start, self.max_model_len))
+            bad(format!(
+                "a row of {length} tokens from {}; the limit is {}",
+                row.start, self.max_model_len
+            ))
         })?;
         let Some(blocks) = plan.blocks.get(row.blocks.clone()) else {
             return Err(bad("a row without its block table"));

@@ -8,9 +8,7 @@ use folio_kernels::{
     KvShape, PackedMatrix, Raw, RopeStyle, View, ViewMut,
 };
 
-use crate::backend::{
-    Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want,
-};
+use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
@@ -43,10 +41,18 @@ impl Cpu {
     /// When the system gives no threads.
     pub fn new(threads: usize, isa: Isa) -> Result<Self, ModelError> {
         let context = Context::new(threads, isa).map_err(|e| {
-            ModelError::Machine(format!("{threads} threads cannot be started: {e}; use fewer --threads"))
+            ModelError::Machine(format!(
+                "{threads} threads cannot be started: {e}; use fewer --threads"
+            ))
         })?;
         let work = (0..threads).map(|_| Mutex::default()).collect();
         Ok(Self { context, work })
+    }
+
+    /// Bytes that the kernels' work space has grown to; the memory plan's bound holds for it.
+    #[must_use]
+    pub fn workspace_bytes(&self) -> usize {
+        self.context.workspace_bytes()
     }
 }
 

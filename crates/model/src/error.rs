@@ -56,10 +56,6 @@ impl ModelError {
     }
 
     pub(crate) fn tensor(file: &str, tensor: &str, problem: impl Into<String>) -> Self {
-        Self::Tensor {
-            file: file.to_owned(),
-            tensor: tensor.to_owned(),
-            problem: problem.into(),
-        }
+        Self::Tensor { file: file.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
     }
 }

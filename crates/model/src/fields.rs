@@ -61,11 +61,7 @@ impl Fields {
     ///
     /// # Errors
     /// When the field holds something else.
-    pub fn object(
-        &self,
-        field: &str,
-        within: &'static str,
-    ) -> Result<Option<Self>, ModelError> {
+    pub fn object(&self, field: &str, within: &'static str) -> Result<Option<Self>, ModelError> {
         match self.value(field) {
             None => Ok(None),
             Some(Value::Object(values)) => {
@@ -136,7 +132,9 @@ impl Fields {
         match self.value(field) {
             None => Ok(None),
             Some(Value::Bool(b)) => Ok(Some(*b)),
-            Some(other) => Err(self.bad(field, format!("must be true or false, not {}", show(other)))),
+            Some(other) => {
+                Err(self.bad(field, format!("must be true or false, not {}", show(other))))
+            }
         }
     }
 

@@ -95,7 +95,15 @@ impl<B: Backend> Model<B> {
         }
         backend.rotate_and_store(&self.rotation(layer), step, number, qkv, cache);
         backend.attend(&layer.attend, step, number, qkv, cache, attended);
-        self.add(backend, &layer.output, layer.post_attention_norm.as_ref(), rows, attended, delta, x);
+        self.add(
+            backend,
+            &layer.output,
+            layer.post_attention_norm.as_ref(),
+            rows,
+            attended,
+            delta,
+            x,
+        );
 
         if let (Placement::Pre | Placement::PreAndPost, Some(norm)) =
             (self.spec.placement, &layer.mlp_norm)

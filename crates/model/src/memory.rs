@@ -5,9 +5,7 @@
 
 use std::fmt;
 
-use folio_kernels::{
-    AttendSpec, Dtype, KvShape, attend_workspace_bytes, linear_workspace_bytes,
-};
+use folio_kernels::{AttendSpec, Dtype, KvShape, attend_workspace_bytes, linear_workspace_bytes};
 
 use crate::advice::advise;
 use crate::checkpoint::Checkpoint;
@@ -180,16 +178,14 @@ impl MemoryPlan {
         let tokens = self.max_num_batched_tokens;
         let rows = self.max_num_seqs.min(tokens);
         wide(linear_workspace_bytes(self.threads, tokens, inputs)).saturating_add(wide(
-            attend_workspace_bytes(self.threads, rows, self.max_model_len, &attend, kv),
+            attend_workspace_bytes(self.threads, rows, tokens, self.max_model_len, &attend, kv),
         ))
     }
 
     /// Everything but the cache.
     #[must_use]
     pub fn fixed_bytes(&self) -> u64 {
-        self.weight_bytes
-            .saturating_add(self.activation_bytes)
-            .saturating_add(self.workspace_bytes)
+        self.weight_bytes.saturating_add(self.activation_bytes).saturating_add(self.workspace_bytes)
     }
 
     /// The cache.

@@ -167,11 +167,8 @@ impl Names {
     /// The vocabulary head: its own tensor, or the token embedding when tied.
     #[must_use]
     pub fn logits(&self, spec: &ModelSpec, prefix: &str) -> LinearRule {
-        let tensor = if spec.tied {
-            format!("{prefix}{}", self.embed)
-        } else {
-            self.logits.to_owned()
-        };
+        let tensor =
+            if spec.tied { format!("{prefix}{}", self.embed) } else { self.logits.to_owned() };
         LinearRule {
             parts: vec![whole(tensor, spec.vocab)],
             inputs: spec.hidden,

@@ -161,7 +161,9 @@ impl RopeScaling {
             }
             other => Err(ModelError::config(
                 "rope_type",
-                format!("is `{other}`, which is not supported; `default`, `linear` and `llama3` are"),
+                format!(
+                    "is `{other}`, which is not supported; `default`, `linear` and `llama3` are"
+                ),
             )),
         }
     }
@@ -185,10 +187,7 @@ impl RopeScaling {
     }
 }
 
-fn first_positive(
-    places: &[(&Fields, &str)],
-    most: f64,
-) -> Result<Option<f64>, ModelError> {
+fn first_positive(places: &[(&Fields, &str)], most: f64) -> Result<Option<f64>, ModelError> {
     for (fields, name) in places {
         if let Some(value) = fields.positive(name, most)? {
             return Ok(Some(value));

@@ -83,6 +83,12 @@ impl<B: Backend> Runner<B> {
         })
     }
 
+    /// The device.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
     /// Turns the plan's rows into what the layers share.
     fn lay_out(&mut self, plan: &StepPlan) {
         let Step { tokens, positions, sequences, blocks, .. } = &mut self.step;

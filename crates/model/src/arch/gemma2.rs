@@ -1,8 +1,8 @@
 //! Gemma-2: norms before and after each half with weights stored minus one, soft-capped scores and logits, a window in
 //! every other layer, a query scale of its own, and token embeddings multiplied by the root of the hidden size.
 
-use super::shape::{self, inverse_root};
 use super::llama;
+use super::shape::{self, inverse_root};
 use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::names::Names;

@@ -26,12 +26,8 @@ const NAMES: Names = Names {
     transposed: true,
 };
 
-const FIELDS: ShapeFields = ShapeFields {
-    hidden: "n_embd",
-    layers: "n_layer",
-    heads: "n_head",
-    context: "n_positions",
-};
+const FIELDS: ShapeFields =
+    ShapeFields { hidden: "n_embd", layers: "n_layer", heads: "n_head", context: "n_positions" };
 
 pub(super) fn read(config: &Fields) -> Result<(ModelSpec, Names), ModelError> {
     shape::refuse_flag(config, "add_cross_attention", true)?;

@@ -5,9 +5,7 @@ use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::names::{Names, QkvNames, UpNames};
 use crate::rope::{Rope, RopeDefaults};
-use crate::spec::{
-    Activation, Biases, ModelSpec, NormKind, Placement, Position, bounds,
-};
+use crate::spec::{Activation, Biases, ModelSpec, NormKind, Placement, Position, bounds};
 
 /// Names that half of the families share.
 pub(super) const NAMES: Names = Names {
@@ -57,7 +55,11 @@ pub(super) fn base(config: &Fields) -> Result<ModelSpec, ModelError> {
         context: shape.context,
         norm: shape::norm(config, NormKind::Rms, "rms_norm_eps", 1e-6)?,
         placement: Placement::Pre,
-        position: Position::Rope(Rope::read(config, shape.head_dim, RopeDefaults { partial: 1.0 })?),
+        position: Position::Rope(Rope::read(
+            config,
+            shape.head_dim,
+            RopeDefaults { partial: 1.0 },
+        )?),
         windows: vec![None; shape.layers],
         query_key_norm: false,
         attention_scale: shape.attention_scale(),

@@ -5,9 +5,7 @@ use super::shape::{self, Shape, USUAL, dimension};
 use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::names::{Names, QkvNames, UpNames};
-use crate::spec::{
-    Activation, Biases, ModelSpec, NormKind, NormSpec, Placement, Position, bounds,
-};
+use crate::spec::{Activation, Biases, ModelSpec, NormKind, NormSpec, Placement, Position, bounds};
 
 const NAMES: Names = Names {
     prefixes: &["model.decoder.", "decoder."],
@@ -41,7 +39,10 @@ pub(super) fn read(config: &Fields) -> Result<(ModelSpec, Names), ModelError> {
     if projected.is_some_and(|width| width != shape.hidden) {
         return Err(ModelError::config(
             "word_embed_proj_dim",
-            format!("must equal hidden_size ({}); projected embeddings are not supported", shape.hidden),
+            format!(
+                "must equal hidden_size ({}); projected embeddings are not supported",
+                shape.hidden
+            ),
         ));
     }
     let bias = config.flag("enable_bias")?.unwrap_or(true);

@@ -1,7 +1,7 @@
 //! Phi-1.5 and Phi-2: attention and MLP side by side after one shared norm, half of each head rotated, biases everywhere.
 
-use super::shape::{self, Shape, USUAL, dimension};
 use super::llama;
+use super::shape::{self, Shape, USUAL, dimension};
 use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::names::{Names, UpNames};
@@ -31,7 +31,11 @@ pub(super) fn read(config: &Fields) -> Result<(ModelSpec, Names), ModelError> {
         context: shape.context,
         norm: shape::norm(config, NormKind::Layer, "layer_norm_eps", 1e-5)?,
         placement: Placement::ParallelShared,
-        position: Position::Rope(Rope::read(config, shape.head_dim, RopeDefaults { partial: 0.5 })?),
+        position: Position::Rope(Rope::read(
+            config,
+            shape.head_dim,
+            RopeDefaults { partial: 0.5 },
+        )?),
         windows: vec![None; shape.layers],
         query_key_norm: false,
         attention_scale: shape.attention_scale(),

@@ -88,7 +88,9 @@ fn check_dtype(config: &Fields) -> Result<(), ModelError> {
             Some(other) => {
                 return Err(ModelError::config(
                     field,
-                    format!("is `{other}`, which is not supported; float32, float16 and bfloat16 are"),
+                    format!(
+                        "is `{other}`, which is not supported; float32, float16 and bfloat16 are"
+                    ),
                 ));
             }
         }

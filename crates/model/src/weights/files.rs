@@ -115,7 +115,10 @@ fn read_index(bytes: &[u8]) -> Result<(Vec<String>, FxHashMap<String, usize>), M
             return Err(ModelError::tensor(
                 INDEX,
                 tensor,
-                format!("is given the file {}, which is not the name of a .safetensors file in the same folder", map[tensor]),
+                format!(
+                    "is given the file {}, which is not the name of a .safetensors file in the same folder",
+                    map[tensor]
+                ),
             ));
         };
         let number = *numbers.entry(file).or_insert_with(|| {

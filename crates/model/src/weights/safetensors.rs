@@ -66,10 +66,7 @@ impl SafetensorsFile {
 
     /// Kind, shape and contents of a tensor; `None` when the file has none of that name.
     #[allow(clippy::type_complexity, reason = "one caller, which names the three at once")]
-    pub(super) fn tensor(
-        &self,
-        name: &str,
-    ) -> Option<Result<(&[usize], Raw<'_>), ModelError>> {
+    pub(super) fn tensor(&self, name: &str) -> Option<Result<(&[usize], Raw<'_>), ModelError>> {
         let info = self.tensors.get(name)?;
         Some(self.read(name, info))
     }
@@ -87,7 +84,9 @@ impl SafetensorsFile {
                 return Err(ModelError::tensor(
                     &self.name,
                     name,
-                    format!("is stored as {other:?}, which is not supported; F32, F16 and BF16 are"),
+                    format!(
+                        "is stored as {other:?}, which is not supported; F32, F16 and BF16 are"
+                    ),
                 ));
             }
         };

@@ -11,7 +11,8 @@ pub(crate) struct Random(pub u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
@@ -60,7 +61,8 @@ impl Default for Setup {
 }
 
 pub(crate) fn open(folder: &std::path::Path) -> Checkpoint {
-    Checkpoint::open(&ModelSource::Folder(folder.to_owned())).unwrap_or_else(|e| panic!("{folder:?}: {e}"))
+    Checkpoint::open(&ModelSource::Folder(folder.to_owned()))
+        .unwrap_or_else(|e| panic!("{folder:?}: {e}"))
 }
 
 pub(crate) fn request(setup: &Setup) -> MemoryRequest {
@@ -99,11 +101,11 @@ impl Job {
 }
 
 pub(crate) fn greedy() -> Sampling {
-    sampling(Requested { temperature: Some(0.0), logprobs: Some(5), ..Requested::default() })
+    sampling(&Requested { temperature: Some(0.0), logprobs: Some(5), ..Requested::default() })
 }
 
 /// Sampling through the same door that requests take.
-pub(crate) fn sampling(asked: Requested) -> Sampling {
+pub(crate) fn sampling(asked: &Requested) -> Sampling {
     let limits = ParamLimits {
         vocab: 1 << 20,
         max_n: 1,
@@ -112,7 +114,7 @@ pub(crate) fn sampling(asked: Requested) -> Sampling {
         max_stop_token_ids: 0,
         eos: Vec::new(),
     };
-    Params::parse(&asked, &limits, 0).unwrap().sampling
+    Params::parse(asked, &limits, 0).unwrap().sampling
 }
 
 /// What one sequence did.
@@ -146,7 +148,8 @@ pub(crate) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     pub(crate) fn new(executor: &'a mut dyn Executor, plan: &MemoryPlan, seed: u64) -> Self {
-        let mut free: Vec<_> = (0..plan.blocks).map(|b| BlockId(u32::try_from(b).unwrap())).collect();
+        let mut free: Vec<_> =
+            (0..plan.blocks).map(|b| BlockId(u32::try_from(b).unwrap())).collect();
         let mut random = Random(seed);
         random.shuffle(&mut free);
         Self { executor, block_size: plan.block_size, free, random }
@@ -164,9 +167,8 @@ impl<'a> Driver<'a> {
                 running.push(Live { job, tokens, computed: 0, blocks: Vec::new() });
             }
             self.step(jobs, setup, &mut running, &mut outcomes);
-            let finished = |live: &Live| {
-                outcomes[live.job].drawn.len() == jobs[live.job].new_tokens
-            };
+            let finished =
+                |live: &Live| outcomes[live.job].drawn.len() == jobs[live.job].new_tokens;
             for live in running.extract_if(.., |live| finished(live)) {
                 self.free.extend(live.blocks);
                 self.random.shuffle(&mut self.free);

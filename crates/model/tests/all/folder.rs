@@ -98,7 +98,8 @@ impl Tiny {
         let mut header = Map::new();
         for tensor in &self.tensors {
             let end = at + tensor.bytes.len();
-            let info = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [at, end]});
+            let info =
+                json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [at, end]});
             header.insert(tensor.name.clone(), info);
             at = end;
         }

@@ -55,8 +55,12 @@ fn recommended_parameters_are_passed_on() {
         repetition_penalty: Some(1.05),
     };
     assert_eq!(defaults(Some(all)), expected);
-    for (field, bad) in [("temperature", json!("warm")), ("top_k", json!(-2)), ("top_p", json!([]))] {
+    for (field, bad) in [("temperature", json!("warm")), ("top_k", json!(-2)), ("top_p", json!([]))]
+    {
         let error = open(json!(2), Some(json!({field: bad}))).unwrap_err();
-        assert!(error.starts_with(&format!("generation_config.json: `{field}` must be")), "{error}");
+        assert!(
+            error.starts_with(&format!("generation_config.json: `{field}` must be")),
+            "{error}"
+        );
     }
 }

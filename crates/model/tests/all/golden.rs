@@ -12,7 +12,8 @@ pub(crate) fn zoo(family: &str) -> PathBuf {
 
 /// A folder of real models beside the project, where there is one.
 pub(crate) fn shared(model: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/models").join(model);
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/models").join(model);
     if folder.is_dir() {
         return Some(folder);
     }
@@ -48,7 +49,9 @@ pub(crate) fn cases(folder: &Path) -> Vec<Case> {
             top5: list(&case["top5_first8"])
                 .iter()
                 .map(|step| {
-                    let pair = |p: &Value| (u32::try_from(p[0].as_u64().unwrap()).unwrap(), p[1].as_f64().unwrap());
+                    let pair = |p: &Value| {
+                        (u32::try_from(p[0].as_u64().unwrap()).unwrap(), p[1].as_f64().unwrap())
+                    };
                     list(step).iter().map(pair).collect()
                 })
                 .collect(),
@@ -165,11 +168,7 @@ families! {
 
 #[test]
 fn trained_models_in_f32() {
-    for model in [
-        "stories260K-llama",
-        "stories260K-mistral-swa48",
-        "babyllama105-llama",
-    ] {
+    for model in ["stories260K-llama", "stories260K-mistral-swa48", "babyllama105-llama"] {
         let Some(folder) = shared(model) else { return };
         check(&folder, &folder, &Setup { together: 4, ..Setup::default() }, 1e-4);
     }

@@ -57,7 +57,10 @@ fn folders_without_a_model() {
     let nowhere = ModelSource::Folder(folder.0.join("nowhere"));
     assert_says(&nowhere, &["nowhere: is not a folder"]);
     folder.write("config.json", Tiny::new().config.to_string());
-    assert_says(&folder.source(), &["model.safetensors: is missing", "model.safetensors.index.json"]);
+    assert_says(
+        &folder.source(),
+        &["model.safetensors: is missing", "model.safetensors.index.json"],
+    );
     fs::create_dir(folder.0.join("model.safetensors")).unwrap();
     assert_says(&folder.source(), &["model.safetensors: is not a regular file"]);
 }
@@ -84,7 +87,9 @@ fn configurations_that_are_not_json() {
 
 #[test]
 fn pickle_and_gguf_are_refused_with_advice() {
-    for name in ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "model.pt"] {
+    for name in
+        ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "model.pt"]
+    {
         let folder = TempFolder::new();
         folder.write("config.json", Tiny::new().config.to_string());
         folder.write(name, "");
@@ -190,7 +195,10 @@ fn tensors_that_do_not_fit_the_configuration() {
     let file = "model.safetensors: tensor ";
     changed(
         |tiny| tiny.config["vocab_size"] = json!(12),
-        &[file, "`model.embed_tokens.weight` has shape [10, 16], but by config.json it must have [12, 16]"],
+        &[
+            file,
+            "`model.embed_tokens.weight` has shape [10, 16], but by config.json it must have [12, 16]",
+        ],
     );
     changed(
         |tiny| tiny.config["num_hidden_layers"] = json!(2),
@@ -239,7 +247,10 @@ fn shards() {
     };
     write(&whole);
     folder.write("a.safetensors", part(first));
-    assert_says(&folder.source(), &["b.safetensors: is missing; model.safetensors.index.json lists it"]);
+    assert_says(
+        &folder.source(),
+        &["b.safetensors: is missing; model.safetensors.index.json lists it"],
+    );
     folder.write("b.safetensors", part(second));
     Checkpoint::open(&folder.source()).unwrap();
 
@@ -262,7 +273,10 @@ fn shards() {
         map[7].1 = json!(name);
         write(&map);
         let tensor = format!("{index}: tensor `{}` is given the file", tiny.tensors[7].name);
-        assert_says(&folder.source(), &[&tensor, "not the name of a .safetensors file in the same folder"]);
+        assert_says(
+            &folder.source(),
+            &[&tensor, "not the name of a .safetensors file in the same folder"],
+        );
     }
     let mut map = whole.clone();
     map[3].1 = json!(5);

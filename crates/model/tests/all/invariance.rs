@@ -15,8 +15,8 @@ fn jobs(vocab: usize) -> Vec<Job> {
     let lengths = [1, 2, 15, 16, 17, 40, 75];
     let samplings = [
         greedy(),
-        sampling(Requested { temperature: Some(0.8), seed: Some(5), ..Requested::default() }),
-        sampling(Requested {
+        sampling(&Requested { temperature: Some(0.8), seed: Some(5), ..Requested::default() }),
+        sampling(&Requested {
             temperature: Some(1.3),
             top_p: Some(0.9),
             top_k: Some(40),
@@ -24,7 +24,7 @@ fn jobs(vocab: usize) -> Vec<Job> {
             logprobs: Some(3),
             ..Requested::default()
         }),
-        sampling(Requested {
+        sampling(&Requested {
             min_p: Some(0.05),
             repetition_penalty: Some(1.2),
             presence_penalty: Some(0.3),
@@ -161,7 +161,7 @@ fn many_scores_and_draws_of_one_row_are_worked_off_in_slices() {
     assert_eq!(whole, bit_by_bit);
 
     let mut shared = single_row(&prompt[..9], 0, &[BlockId(1)]);
-    let sampled = sampling(Requested { seed: Some(3), ..Requested::default() });
+    let sampled = sampling(&Requested { seed: Some(3), ..Requested::default() });
     shared.samplings.push(sampled);
     let template = Draw { sampling: 1, ..shared.draws[0].clone() };
     shared.draws.extend((1..40).map(|choice| Draw { choice, ..template.clone() }));
@@ -176,12 +176,7 @@ fn many_scores_and_draws_of_one_row_are_worked_off_in_slices() {
     }
 }
 
-fn score(
-    executor: &mut dyn Executor,
-    plan: &MemoryPlan,
-    prompt: &[u32],
-    setup: &Setup,
-) -> Outcome {
+fn score(executor: &mut dyn Executor, plan: &MemoryPlan, prompt: &[u32], setup: &Setup) -> Outcome {
     Driver::new(executor, plan, 1).run(&[Job::greedy(prompt, 1)], setup).remove(0)
 }
 

@@ -1,5 +1,12 @@
 //! The model crate from outside: folders in, plans through the executor, outputs against answers made elsewhere.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "in a test a panic is the report, what is printed are the measured deviations, and oracles round on purpose"
+)]
+
 mod driver;
 mod folder;
 mod generation;
@@ -9,4 +16,5 @@ mod invariance;
 mod memory;
 mod naive;
 mod oracle;
+mod sample;
 mod spec;

@@ -2,7 +2,7 @@
 
 use folio_model::{Checkpoint, Dtype, MemoryPlan, MemoryRequest, Progress};
 
-use crate::driver::{Setup, cpu_runner, open, request};
+use crate::driver::{Driver, Job, Setup, cpu_runner, open, request};
 use crate::golden::{ZOO, zoo};
 
 fn roomy() -> MemoryRequest {
@@ -101,7 +101,10 @@ fn a_cache_too_small_for_one_sequence_is_refused_with_what_would_do() {
     let small = MemoryRequest { kv_cache_memory_bytes: Some(5 * block), ..roomy() };
     let offered = remedies(&checkpoint, &small);
     let enough = format!("--kv-cache-memory-bytes {}", 32 * block);
-    assert!(offered.contains(&enough) && offered.contains(&"--max-model-len 80".to_owned()), "{offered:?}");
+    assert!(
+        offered.contains(&enough) && offered.contains(&"--max-model-len 80".to_owned()),
+        "{offered:?}"
+    );
     let none = MemoryRequest { kv_cache_memory_bytes: Some(1), ..roomy() };
     let offered = remedies(&checkpoint, &none);
     assert_eq!(flags(&offered), ["--kv-cache-memory-bytes"]);
@@ -174,6 +177,21 @@ fn loading_reports_the_bytes_that_were_planned() {
 }
 
 #[test]
+fn the_work_space_stays_inside_its_bound() {
+    for family in ["llama3-ropescaled", "gemma2", "gpt2"] {
+        for (threads, chunk, together) in [(1, usize::MAX, 1), (2, usize::MAX, 1), (2, 30, 8)] {
+            let setup = Setup { threads, chunk, together, ..Setup::default() };
+            let (mut runner, plan) = cpu_runner(&open(&zoo(family)), &setup);
+            let prompt: Vec<u32> = (0..450).map(|i| (i * 13 + 1) % 512).collect();
+            let jobs = vec![Job::greedy(&prompt, 20); 2];
+            Driver::new(&mut runner, &plan, 5).run(&jobs, &setup);
+            let used = u64::try_from(runner.backend().workspace_bytes()).unwrap();
+            assert!(used > 0 && used <= plan.workspace_bytes, "{used} of {}", plan.workspace_bytes);
+        }
+    }
+}
+
+#[test]
 fn embedded_files_serve_like_a_folder() {
     let leak = |name: &str| -> &'static [u8] {
         Box::leak(std::fs::read(zoo("qwen2").join(name)).unwrap().into_boxed_slice())
@@ -187,13 +205,16 @@ fn embedded_files_serve_like_a_folder() {
     let folder = open(&zoo("qwen2"));
     assert_eq!(embedded.name(), "demo");
     assert_eq!((embedded.spec(), embedded.eos()), (folder.spec(), folder.eos()));
-    assert_eq!(embedded.read_file("tokenizer.json").unwrap(), folder.read_file("tokenizer.json").unwrap());
+    assert_eq!(
+        embedded.read_file("tokenizer.json").unwrap(),
+        folder.read_file("tokenizer.json").unwrap()
+    );
     assert_eq!(embedded.read_file("absent.json").unwrap(), None);
     let (mut a, plan) = cpu_runner(&embedded, &Setup::default());
     let (mut b, _) = cpu_runner(&folder, &Setup::default());
-    let jobs = [crate::driver::Job::greedy(&[4, 8, 15, 16], 5)];
+    let jobs = [Job::greedy(&[4, 8, 15, 16], 5)];
     let run = |runner: &mut dyn folio_core::exec::Executor| {
-        crate::driver::Driver::new(runner, &plan, 5).run(&jobs, &Setup::default())
+        Driver::new(runner, &plan, 5).run(&jobs, &Setup::default())
     };
     assert_eq!(run(&mut a), run(&mut b));
 }

@@ -22,10 +22,13 @@ pub(crate) struct Naive;
 #[derive(Clone, Debug)]
 pub(crate) struct Rows(pub(crate) Vec<Vec<f64>>);
 
+/// All heads of one position.
+type KeyValue = (Vec<f64>, Vec<f64>);
+
+/// Keys and values by layer, block and slot.
 pub(crate) struct NaiveCache {
     shape: CacheShape,
-    /// Key and value, all heads, by layer, block and slot.
-    entries: HashMap<(usize, u32, usize), (Vec<f64>, Vec<f64>)>,
+    entries: HashMap<(usize, u32, usize), KeyValue>,
 }
 
 pub(crate) fn round(value: f32, dtype: Dtype) -> f64 {
@@ -165,7 +168,8 @@ impl Backend for Naive {
         for (x, out) in x.0[..rows].iter().zip(&mut out.0) {
             let dot = |w: &Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
             let bias = |i: usize| l.bias.as_ref().map_or(0.0, |bias| bias[i]);
-            let y: Vec<f64> = l.matrix.0.iter().enumerate().map(|(i, w)| dot(w) + bias(i)).collect();
+            let y: Vec<f64> =
+                l.matrix.0.iter().enumerate().map(|(i, w)| dot(w) + bias(i)).collect();
             match epilogue {
                 Epilogue::Store => *out = y,
                 Epilogue::Add => out.iter_mut().zip(y).for_each(|(o, y)| *o += y),
@@ -237,9 +241,8 @@ impl Backend for Naive {
                     let scores = seen.iter().map(|(k, _)| {
                         let dot: f64 = query.iter().zip(&k[kv.clone()]).map(|(q, k)| q * k).sum();
                         let score = dot * f64::from(spec.scale);
-                        spec.softcap.map_or(score, |cap| {
-                            f64::from(cap) * (score / f64::from(cap)).tanh()
-                        })
+                        spec.softcap
+                            .map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
                     });
                     let weights: Vec<f64> = scores.map(f64::exp).collect();
                     let total: f64 = weights.iter().sum();
@@ -265,7 +268,13 @@ impl Backend for Naive {
     }
 
     /// Greedy draws only.
-    fn answer(&mut self, logits: &Rows, plan: &StepPlan, tasks: &[Task], answers: &mut Vec<Answer>) {
+    fn answer(
+        &mut self,
+        logits: &Rows,
+        plan: &StepPlan,
+        tasks: &[Task],
+        answers: &mut Vec<Answer>,
+    ) {
         for task in tasks {
             let row = &logits.0[task.row];
             let total = row.iter().map(|x| x.exp()).sum::<f64>().ln();

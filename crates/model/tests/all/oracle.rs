@@ -72,7 +72,11 @@ impl Pair {
         let (weight, bias) = (vector(), vector());
         let biased = spec.kind == NormKind::Layer;
         (
-            Norm { spec, weight: self.cpu.vector(weight.clone()), bias: biased.then(|| bias.clone()) },
+            Norm {
+                spec,
+                weight: self.cpu.vector(weight.clone()),
+                bias: biased.then(|| bias.clone()),
+            },
             Norm {
                 spec,
                 weight: self.naive.vector(weight),
@@ -299,7 +303,9 @@ fn whole_models_at_every_width() {
 /// How far rounding the weights moves a trained model, and that nothing else moves it.
 #[test]
 fn trained_models_in_sixteen_bits() {
-    for (model, dtype) in [("stories260K-llama-bf16", Dtype::Bf16), ("stories260K-llama-f16", Dtype::F16)] {
+    for (model, dtype) in
+        [("stories260K-llama-bf16", Dtype::Bf16), ("stories260K-llama-f16", Dtype::F16)]
+    {
         let (Some(folder), Some(golden)) = (shared(model), shared("stories260K-llama")) else {
             return;
         };
@@ -315,7 +321,9 @@ fn trained_models_in_sixteen_bits() {
             ours.zip(&case.prompt_logprobs).map(|(a, b)| (a - b).abs())
         });
         let rounding = scores.fold(0.0_f64, f64::max);
-        println!("{model}: {rounded:.1e} from the oracle on the same weights, {rounding:.1e} from the f32 model");
+        println!(
+            "{model}: {rounded:.1e} from the oracle on the same weights, {rounding:.1e} from the f32 model"
+        );
         assert!(rounded < 1e-4);
     }
 }

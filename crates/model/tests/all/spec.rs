@@ -38,7 +38,7 @@ fn without_architectures_the_model_type_decides() {
 }
 
 /// The configuration of `family` with some fields changed, and the refusal it must meet.
-fn refuse(family: &str, changes: Value, sentence: &str) {
+fn refuse(family: &str, changes: &Value, sentence: &str) {
     let mut config = config(&zoo(family).join("config.json"));
     for (field, value) in changes.as_object().unwrap() {
         config[field] = value.clone();
@@ -50,34 +50,66 @@ fn refuse(family: &str, changes: Value, sentence: &str) {
 #[test]
 fn architectures_that_are_not_served_are_refused_by_name() {
     let sentence = "config.json: the architecture `MixtralForCausalLM` is not supported; these are: LlamaForCausalLM, MistralForCausalLM,";
-    refuse("mixtral", json!({}), sentence);
+    refuse("mixtral", &json!({}), sentence);
     refuse(
         "gpt-neox",
-        json!({"architectures": ["GPTNeoXForSequenceClassification"]}),
+        &json!({"architectures": ["GPTNeoXForSequenceClassification"]}),
         "the architecture `GPTNeoXForSequenceClassification` is not supported",
     );
-    refuse("qwen2", json!({"architectures": null, "model_type": "mamba"}), "architecture `mamba`");
-    refuse("qwen2", json!({"architectures": [], "model_type": null}), "(none is named)");
-    refuse("qwen2", json!({"architectures": [3]}), "`architectures` must be a list of strings");
+    refuse("qwen2", &json!({"architectures": null, "model_type": "mamba"}), "architecture `mamba`");
+    refuse("qwen2", &json!({"architectures": [], "model_type": null}), "(none is named)");
+    refuse("qwen2", &json!({"architectures": [3]}), "`architectures` must be a list of strings");
 }
 
 #[test]
 fn variants_that_no_answer_pins_are_refused_by_field() {
     for kind in ["yarn", "longrope", "dynamic", "su", "mrope"] {
         let rope = json!({"rope_parameters": null, "rope_scaling": {"type": kind, "factor": 2.0}});
-        refuse("phi3", rope, &format!("config.json: `rope_type` is `{kind}`, which is not supported"));
+        refuse(
+            "phi3",
+            &rope,
+            &format!("config.json: `rope_type` is `{kind}`, which is not supported"),
+        );
     }
     let nested = json!({"full_attention": {"rope_theta": 1e4}, "sliding_attention": {}});
-    refuse("gemma2", json!({"rope_parameters": nested}), "one set per layer type (`full_attention`)");
-    refuse("llama3-ropescaled", json!({"hidden_act": "xielu"}), "`hidden_act` is `xielu`, which is not supported");
-    refuse("opt", json!({"do_layer_norm_before": false}), "`do_layer_norm_before` = false is not supported");
-    refuse("opt", json!({"word_embed_proj_dim": 32}), "`word_embed_proj_dim` must equal hidden_size (64)");
-    refuse("gpt2", json!({"scale_attn_by_inverse_layer_idx": true}), "`scale_attn_by_inverse_layer_idx` = true");
-    refuse("phi", json!({"qk_layernorm": true}), "`qk_layernorm` = true");
-    refuse("gemma2", json!({"layer_types": ["full_attention", "linear_attention", "full_attention"]}), "`linear_attention`");
-    refuse("qwen2", json!({"layer_types": ["full_attention"]}), "one entry per layer (3), not 1");
-    refuse("qwen3", json!({"quantization_config": {"quant_method": "awq"}}), "`quantization_config`");
-    refuse("mistral-swa16", json!({"dtype": "float8_e4m3fn"}), "`dtype` is `float8_e4m3fn`");
+    refuse(
+        "gemma2",
+        &json!({"rope_parameters": nested}),
+        "one set per layer type (`full_attention`)",
+    );
+    refuse(
+        "llama3-ropescaled",
+        &json!({"hidden_act": "xielu"}),
+        "`hidden_act` is `xielu`, which is not supported",
+    );
+    refuse(
+        "opt",
+        &json!({"do_layer_norm_before": false}),
+        "`do_layer_norm_before` = false is not supported",
+    );
+    refuse(
+        "opt",
+        &json!({"word_embed_proj_dim": 32}),
+        "`word_embed_proj_dim` must equal hidden_size (64)",
+    );
+    refuse(
+        "gpt2",
+        &json!({"scale_attn_by_inverse_layer_idx": true}),
+        "`scale_attn_by_inverse_layer_idx` = true",
+    );
+    refuse("phi", &json!({"qk_layernorm": true}), "`qk_layernorm` = true");
+    refuse(
+        "gemma2",
+        &json!({"layer_types": ["full_attention", "linear_attention", "full_attention"]}),
+        "`linear_attention`",
+    );
+    refuse("qwen2", &json!({"layer_types": ["full_attention"]}), "one entry per layer (3), not 1");
+    refuse(
+        "qwen3",
+        &json!({"quantization_config": {"quant_method": "awq"}}),
+        "`quantization_config`",
+    );
+    refuse("mistral-swa16", &json!({"dtype": "float8_e4m3fn"}), "`dtype` is `float8_e4m3fn`");
 }
 
 #[test]
@@ -103,22 +135,38 @@ fn numbers_out_of_range_are_refused_by_field() {
         ("rope_parameters", json!({"rope_theta": -1e4}), "above 0"),
         ("rope_parameters", json!({"rope_theta": 0}), "above 0"),
         ("rope_parameters", json!({"partial_rotary_factor": 1.5}), "at most 1"),
-        ("rope_parameters", json!({"partial_rotary_factor": 0.01}), "makes 0 of a head's 16 channels turn"),
+        (
+            "rope_parameters",
+            json!({"partial_rotary_factor": 0.01}),
+            "makes 0 of a head's 16 channels turn",
+        ),
         ("rope_parameters", json!({"rope_type": "linear", "factor": 0}), "above 0"),
         ("rope_parameters", json!({"rope_type": "llama3"}), "is missing"),
         ("rope_parameters", json!([1]), "must be an object or null"),
     ];
     for (field, value, sentence) in cases {
-        refuse("llama3-ropescaled", json!({field: value}), sentence);
         let changes = json!({field: value});
+        refuse("llama3-ropescaled", &changes, sentence);
         let named = if field == "rope_parameters" { "`" } else { field };
-        refuse("llama3-ropescaled", changes, named);
+        refuse("llama3-ropescaled", &changes, named);
     }
     // Without a head size of its own, the hidden size must divide.
     let shared_out = json!({"head_dim": null, "num_attention_heads": 5, "num_key_value_heads": 5});
-    refuse("llama3-ropescaled", shared_out, "`num_attention_heads` (5) must divide hidden_size (64)");
-    refuse("mistral-swa16", json!({"sliding_window": 0}), "`sliding_window` must be a whole number from 1");
-    refuse("gemma2", json!({"attn_logit_softcapping": -1.0}), "`attn_logit_softcapping` must be a number above 0");
+    refuse(
+        "llama3-ropescaled",
+        &shared_out,
+        "`num_attention_heads` (5) must divide hidden_size (64)",
+    );
+    refuse(
+        "mistral-swa16",
+        &json!({"sliding_window": 0}),
+        "`sliding_window` must be a whole number from 1",
+    );
+    refuse(
+        "gemma2",
+        &json!({"attn_logit_softcapping": -1.0}),
+        "`attn_logit_softcapping` must be a number above 0",
+    );
 }
 
 #[test]
