@@ -1,2 +1,32 @@
-//! server
+//! The OpenAI-compatible HTTP server.
+//!
+//! A request is a chain of types, each built once, in one file: `ChatBody → ValidChat → Job` (`chat::types`,
+//! `chat::validate`, `chat`), and `CompletionBody → ValidCompletion → Job` beside it. Both share one bounded validator
+//! (`request::common`), whose numbers all pass [`folio_core::params::Params::parse`]. The engine's updates come back as
+//! pieces of text per choice (`generate`), which become one JSON body or server-sent events.
+//!
+//! **Invariants.** What cannot be served is refused with a 4xx that names the field; no field is silently ignored. A
+//! connection that goes away takes its request out of the engine. No client can hold memory, threads or connections
+//! without bound or for ever. Errors and logs contain no text of any prompt but a bounded quote for its own sender.
 #![forbid(unsafe_code)]
+
+mod admin;
+mod app;
+mod auth;
+mod chat;
+mod completions;
+mod config;
+mod error;
+mod generate;
+mod io;
+mod metrics;
+mod request;
+mod serve;
+mod sse;
+mod state;
+
+pub use app::router;
+pub use config::{GenerationDefaults, Limits, ModelFacts, ModelTexts, ServerConfig};
+pub use error::ApiError;
+pub use serve::{Ending, serve};
+pub use state::App;

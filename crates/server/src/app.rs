@@ -1,0 +1,118 @@
+//! The router: which path leads to which handler, and what every request passes through on the way.
+//!
+//! From the outside in: the request id, panics, the key, the handler. What no handler answers is answered here, in the
+//! same shape as every other error.
+
+use std::any::Any;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::admin::{health, models, tokenize};
+use crate::auth::require_key;
+use crate::chat::chat;
+use crate::completions::complete;
+use crate::error::{ApiError, quote};
+use crate::state::App;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longer ids of callers are replaced by ours.
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// All endpoints.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(complete))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*name}", get(models::one))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/health", get(health::health))
+        .route("/ping", get(health::health).post(health::health))
+        .route("/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/version", get(health::version))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), require_key))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(app.clone(), identify))
+        .with_state(app)
+}
+
+async fn not_found(request: Request) -> ApiError {
+    let path = quote(request.uri().path());
+    ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let (method, path) = (quote(request.method().as_str()), quote(request.uri().path()));
+    let message = format!("{path} does not answer to {method}");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
+// The signature is what the layer asks for.
+#[allow(clippy::needless_pass_by_value, reason = "the panic layer hands the payload over")]
+fn panicked(payload: Box<dyn Any + Send>) -> Response {
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("of unknown kind"), "a handler panicked");
+    ApiError::internal("this request met an error in the server; others are not affected")
+        .into_response()
+}
+
+/// The id of one HTTP request, the caller's own if it sent a decent one.
+#[derive(Clone, Debug)]
+struct RequestId(String);
+
+/// The id that [`identify`] gave a request.
+pub(crate) fn request_id(parts: &Parts) -> String {
+    parts.extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone())
+}
+
+/// The middleware that names requests and returns the name with the answer.
+async fn identify(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let theirs = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+    let decent = |id: &&str| {
+        !id.is_empty() && id.len() <= LONGEST_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic())
+    };
+    let id = theirs.filter(decent).map_or_else(|| app.served.unique(), ToOwned::to_owned);
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    tracing::debug!(request_id = id, status = response.status().as_u16(), "answered");
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_request_and_tells_nothing() {
+        let panicking = get(|| async { panic!("secret {}", 1) as () });
+        let router: Router =
+            Router::new().route("/", panicking).layer(CatchPanicLayer::custom(panicked));
+        for _ in 0..2 {
+            let response = router.clone().oneshot(Request::new(Body::empty())).await.unwrap();
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            let body = to_bytes(response.into_body(), 4096).await.unwrap();
+            let text = std::str::from_utf8(&body).unwrap();
+            assert!(text.contains("InternalServerError") && !text.contains("secret"), "{text}");
+        }
+    }
+}

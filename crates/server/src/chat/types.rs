@@ -1,0 +1,191 @@
+//! The body of `POST /v1/chat/completions` as it arrives: types and names are checked, values are not yet.
+
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+
+use crate::request::common::SharedFields;
+use crate::request::fields::{Given, Int, List, Strings, fields, object, push_bounded};
+use crate::request::unserved::{UnservedFields, unserved};
+
+/// The whole body.
+#[derive(Debug)]
+pub(crate) struct ChatBody {
+    pub(crate) chat: ChatFields,
+    pub(crate) shared: SharedFields,
+    pub(crate) unserved: UnservedFields,
+    pub(crate) unserved_chat: UnservedChatFields,
+}
+object!(ChatBody {
+    chat: ChatFields,
+    shared: SharedFields,
+    unserved: UnservedFields,
+    unserved_chat: UnservedChatFields,
+});
+
+fields! {
+    /// What only this endpoint knows.
+    pub(crate) struct ChatFields {
+        messages: List<Message>,
+        max_tokens: Int,
+        max_completion_tokens: Int,
+        logprobs: bool,
+        top_logprobs: Int,
+        add_generation_prompt: bool,
+        modalities: Strings,
+    }
+}
+
+const TOOLS: &str = "tool calling is not served";
+const ONLY_TEXT: &str = "only text is served";
+const TEMPLATE: &str = "the model's own chat template is used, with its own settings";
+
+unserved! {
+    /// Known in this endpoint and not acted on.
+    pub(crate) struct UnservedChatFields {
+        tools: Empty, TOOLS;
+        tool_choice: Word, TOOLS;
+        parallel_tool_calls: Any, "without tools there is nothing to run in parallel";
+        functions: Empty, TOOLS;
+        function_call: Word, TOOLS;
+        audio: Null, ONLY_TEXT;
+        prediction: Null, "predicted output is not used";
+        reasoning_effort: Word, "reasoning is not steered";
+        include_reasoning: True, "reasoning is part of the text";
+        verbosity: Null, "the length of answers is not steered";
+        web_search_options: Null, "nothing is fetched";
+        echo: False, "the prompt is not repeated";
+        continue_final_message: False, "the last message is always complete";
+        chat_template: Null, TEMPLATE;
+        chat_template_kwargs: Empty, TEMPLATE;
+        documents: Empty, TEMPLATE;
+        mm_processor_kwargs: Empty, ONLY_TEXT;
+    }
+}
+
+/// One message.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) fields: MessageFields,
+}
+object!(Message { fields: MessageFields });
+
+fields! {
+    /// The fields of a message.
+    pub(crate) struct MessageFields {
+        role: String,
+        content: Content,
+        name: String,
+        tool_calls: List<ToolCall>,
+        tool_call_id: String,
+        reasoning_content: String,
+        refusal: Given,
+        audio: Given,
+        function_call: Given,
+        annotations: Given,
+    }
+}
+
+/// A call the assistant made earlier.
+#[derive(Debug)]
+pub(crate) struct ToolCall {
+    pub(crate) fields: ToolCallFields,
+}
+object!(ToolCall { fields: ToolCallFields });
+
+fields! {
+    /// The fields of a tool call.
+    pub(crate) struct ToolCallFields {
+        id: String,
+        kind as "type": String,
+        index: Given,
+        function: CalledFunction,
+    }
+}
+
+/// Which function was called, with what.
+#[derive(Debug)]
+pub(crate) struct CalledFunction {
+    pub(crate) fields: CalledFunctionFields,
+}
+object!(CalledFunction { fields: CalledFunctionFields });
+
+fields! {
+    /// The fields of a called function.
+    pub(crate) struct CalledFunctionFields {
+        name: String,
+        arguments: String,
+    }
+}
+
+/// What a message says.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A string.
+    Text(String),
+    /// A list of parts.
+    Parts(Vec<Part>),
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrParts;
+        impl<'de> Visitor<'de> for TextOrParts {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of parts")
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Content, E> {
+                Ok(Content::Text(value.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    push_bounded(&mut parts, part)?;
+                }
+                Ok(Content::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(TextOrParts)
+    }
+}
+
+/// One part of a message. Parts of other kinds have fields of their own; the kind is what gets refused then.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) kind: Option<String>,
+    pub(crate) text: Option<String>,
+    /// The first field that is neither.
+    pub(crate) other: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TypeAndText;
+        impl<'de> Visitor<'de> for TypeAndText {
+            type Value = Part;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with `type` and `text`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Part, A::Error> {
+                let mut part = Part::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "type" => part.kind = map.next_value()?,
+                        "text" => part.text = map.next_value()?,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            part.other.get_or_insert(key);
+                        }
+                    }
+                }
+                Ok(part)
+            }
+        }
+        deserializer.deserialize_map(TypeAndText)
+    }
+}

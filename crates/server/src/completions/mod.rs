@@ -1,0 +1,129 @@
+//! `POST /v1/completions`: prompts in, their continuations out. Choice number `prompt × n + sample` belongs to a prompt,
+//! as OpenAI numbers them.
+
+mod echo;
+mod respond;
+mod stream;
+pub(crate) mod types;
+pub(crate) mod validate;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use folio_core::schedule::Job;
+
+use crate::admin::json;
+use crate::app::request_id;
+use crate::error::ApiError;
+use crate::generate::answer::Heading;
+use crate::generate::choice::Rendering;
+use crate::generate::encode::{encode, known_tokens, on_text_thread};
+use crate::generate::report::Report;
+use crate::generate::run::{FieldNames, Order, Run, Setting};
+use crate::request::body::read_json;
+use crate::request::common::Delivery;
+use crate::sse;
+use crate::state::{App, Served};
+use echo::{Echo, Style};
+use stream::CompletionStream;
+use types::{CompletionBody, Prompt};
+use validate::{ValidCompletion, validate};
+
+/// The handler.
+pub(crate) async fn complete(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let arrival = Instant::now();
+    let ticket = app.enter()?;
+    let (parts, body) = request.into_parts();
+    let body: CompletionBody =
+        read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
+    let ValidCompletion { prompts, echo, common } = validate(body, &app.served)?;
+    let reading = Reading {
+        vocab: app.served.param_limits.vocab,
+        add_special_tokens: common.add_special_tokens,
+        skip_special_tokens: common.skip_special_tokens,
+        echo,
+    };
+    let read = on_text_thread(&app, move |served| reading.all(served, prompts)).await?;
+    let job = |prompt| Job { prompt, params: common.params.clone(), salt: common.salt };
+    let order = |read: &PromptRead| Order {
+        job: job(read.tokens.clone()),
+        offset: read.echo.as_ref().map_or(0, Echo::characters),
+    };
+    let orders = read.iter().map(order).collect();
+    let rendering = Rendering {
+        tokenizer: app.served.texts.tokenizer.clone(),
+        skip_special_tokens: common.skip_special_tokens,
+        with_records: common.params.sampling.logprobs.is_some(),
+        stops: Arc::from(common.stops),
+    };
+    let heading = Heading::new("cmpl", common.model, &app.served);
+    let report = Report::new(heading.id.clone(), request_id(&parts), "completions", arrival);
+    let fields = FieldNames { prompt: "prompt", max_tokens: "max_tokens" };
+    let setting = Setting { ticket, rendering: rendering.clone(), fields, report };
+    let run = Run::start(&app, orders, setting)?;
+    let style = Style {
+        rendering,
+        echoes: read.into_iter().filter_map(|read| read.echo).collect(),
+        n: usize::try_from(common.params.n).unwrap_or(1),
+    };
+    match common.delivery {
+        Delivery::Whole => Ok(json(respond::respond(run, &heading, &style).await?)),
+        Delivery::Stream { include_usage } => {
+            let stream = CompletionStream::new(run, heading, style, include_usage);
+            Ok(sse::respond(stream, app.served.limits.keep_alive))
+        }
+    }
+}
+
+/// How the prompts of one request become tokens.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    vocab: u32,
+    add_special_tokens: bool,
+    skip_special_tokens: bool,
+    echo: bool,
+}
+
+/// One prompt, read.
+#[derive(Debug)]
+struct PromptRead {
+    tokens: Vec<folio_core::ids::Token>,
+    echo: Option<Echo>,
+}
+
+impl Reading {
+    fn all(self, served: &Served, prompts: Vec<Prompt>) -> Result<Vec<PromptRead>, ApiError> {
+        let many = prompts.len() > 1;
+        let field = |index| if many { format!("prompt[{index}]") } else { "prompt".to_owned() };
+        prompts
+            .into_iter()
+            .enumerate()
+            .map(|(index, prompt)| self.one(served, prompt, &field(index)))
+            .collect()
+    }
+
+    fn one(self, served: &Served, prompt: Prompt, field: &str) -> Result<PromptRead, ApiError> {
+        let empty = || ApiError::field(field, "is empty; send at least one token");
+        let (text, tokens) = match prompt {
+            Prompt::Text(text) if text.is_empty() => return Err(empty()),
+            Prompt::Text(text) => {
+                let tokens = encode(served, &text, self.add_special_tokens, field)?;
+                (Some(text), tokens)
+            }
+            Prompt::Tokens(ids) => (None, known_tokens(ids, self.vocab, field)?),
+        };
+        if tokens.is_empty() {
+            return Err(empty());
+        }
+        let echo = self
+            .echo
+            .then(|| Echo::new(&served.texts, text, tokens.clone(), self.skip_special_tokens))
+            .transpose()?;
+        Ok(PromptRead { tokens, echo })
+    }
+}

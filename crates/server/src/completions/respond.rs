@@ -1,0 +1,73 @@
+//! A completion in one JSON body, and what its chunks share with it.
+
+use serde::Serialize;
+
+use super::echo::Style;
+use crate::error::ApiError;
+use crate::generate::answer::{Gathered, Heading, StopReason, gather};
+use crate::generate::choice::Finish;
+use crate::generate::logprobs::{self, CompletionLogprobs};
+use crate::generate::run::{Run, Usage};
+
+#[derive(Debug, Serialize)]
+pub(super) struct Completion<'a> {
+    pub(super) id: &'a str,
+    pub(super) object: &'static str,
+    pub(super) created: u64,
+    pub(super) model: &'a str,
+    pub(super) choices: Vec<CompletionChoice>,
+    /// In chunks: `null` until the end when usage was asked for, and not at all otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) usage: Option<Option<Usage>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct CompletionChoice {
+    index: usize,
+    text: String,
+    logprobs: Option<CompletionLogprobs>,
+    finish_reason: Option<&'static str>,
+    stop_reason: Option<StopReason>,
+}
+
+impl CompletionChoice {
+    pub(super) fn new(index: usize, said: Gathered, style: &Style) -> Self {
+        let Gathered { text, records, finish } = said;
+        let tokenizer = &style.rendering.tokenizer;
+        Self {
+            index,
+            text,
+            logprobs: style
+                .rendering
+                .with_records
+                .then(|| logprobs::completion(tokenizer, &records)),
+            finish_reason: finish.as_ref().map(Finish::reason),
+            stop_reason: finish.as_ref().and_then(StopReason::of),
+        }
+    }
+}
+
+/// The whole answer as JSON.
+///
+/// # Errors
+/// When the engine failed.
+pub(crate) async fn respond(
+    mut run: Run,
+    heading: &Heading,
+    style: &Style,
+) -> Result<String, ApiError> {
+    let gathered = gather(&mut run).await?;
+    let choices = gathered.into_iter().enumerate().map(|(index, said)| {
+        let said = style.with_prompt(index, said, &run);
+        CompletionChoice::new(index, said, style)
+    });
+    let answer = Completion {
+        id: &heading.id,
+        object: "text_completion",
+        created: heading.created,
+        model: &heading.model,
+        choices: choices.collect(),
+        usage: Some(Some(run.usage())),
+    };
+    serde_json::to_string(&answer).map_err(|_| ApiError::internal("the answer is not valid JSON"))
+}

@@ -1,0 +1,69 @@
+//! From a [`CompletionBody`] to a [`ValidCompletion`].
+
+use super::types::{CompletionBody, CompletionFields, Prompt, Prompts};
+use crate::error::ApiError;
+use crate::request::common::{self, Common, Dialect};
+use crate::state::Served;
+
+/// OpenAI's default for this endpoint.
+const MAX_TOKENS: i64 = 16;
+
+/// A request whose prompts can be tokenised.
+#[derive(Debug)]
+pub(crate) struct ValidCompletion {
+    /// At least one.
+    pub(crate) prompts: Vec<Prompt>,
+    /// Whether answers begin with their prompt.
+    pub(crate) echo: bool,
+    pub(crate) common: Common,
+}
+
+/// Checks a body.
+///
+/// # Errors
+/// 400 that names the first field that is wrong or not served; 404 for another model.
+pub(crate) fn validate(body: CompletionBody, served: &Served) -> Result<ValidCompletion, ApiError> {
+    let CompletionBody { completion, shared, unserved, unserved_completion } = body;
+    let CompletionFields { prompt, max_tokens, logprobs, echo, suffix } = completion;
+    unserved_completion.refuse()?;
+    if suffix.is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(ApiError::field("suffix", "is not supported: text is only appended"));
+    }
+    let echo = echo.unwrap_or(false);
+    let logprobs = logprobs.map(|k| k.0);
+    let dialect = Dialect {
+        max_tokens_field: "max_tokens",
+        max_tokens: Some(max_tokens.map_or(MAX_TOKENS, |limit| limit.0)),
+        logprobs_field: "logprobs",
+        logprobs,
+        prompt_logprobs: logprobs.filter(|_| echo),
+        add_special_tokens: true,
+    };
+    let common = common::validate(shared, &unserved, dialect, served)?;
+    let prompts = match prompt {
+        None => return Err(ApiError::field("prompt", "is missing")),
+        Some(Prompts::One(prompt)) => vec![prompt],
+        Some(Prompts::Many(prompts)) => prompts,
+    };
+    bounded(&prompts, common.params.n, served)?;
+    Ok(ValidCompletion { prompts, echo, common })
+}
+
+fn bounded(prompts: &[Prompt], n: u32, served: &Served) -> Result<(), ApiError> {
+    let count = prompts.len();
+    let most = served.limits.prompts;
+    if count == 0 {
+        return Err(ApiError::field("prompt", "is an empty list; send at least one prompt"));
+    }
+    if count > most {
+        return Err(ApiError::field("prompt", format!("has {count} entries; at most {most}")));
+    }
+    let choices = count.saturating_mul(usize::try_from(n).unwrap_or(usize::MAX));
+    let most = served.limits.choices;
+    if choices > most {
+        let problem =
+            format!("is {n} for each of {count} prompts, {choices} choices; at most {most}");
+        return Err(ApiError::field("n", problem));
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! From a valid request to the pieces of its answer; what both endpoints have in common.
+
+pub(crate) mod answer;
+pub(crate) mod choice;
+pub(crate) mod encode;
+pub(crate) mod logprobs;
+pub(crate) mod report;
+pub(crate) mod run;

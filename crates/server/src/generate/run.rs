@@ -1,0 +1,307 @@
+//! One HTTP request inside the engine: a generation per prompt, a [`Choice`] per sample, and what is known of both.
+//!
+//! Both endpoints, streamed or not, pull [`Piece`]s out of a [`Run`]. **Invariant:** dropping a run aborts whatever of it
+//! still runs, and every prompt is counted in the metrics exactly once, however it ends.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use folio_core::exec::Score;
+use folio_core::schedule::Job;
+use folio_engine::{Generation, Refused, Timing, Update};
+use serde::Serialize;
+
+use super::choice::{Choice, Finish, Piece, Rendering};
+use super::report::{Outcome, Report};
+use crate::error::ApiError;
+use crate::state::{App, Ticket};
+
+/// Seconds after which a client that was refused for want of room should come back.
+const RETRY_AFTER: u32 = 1;
+
+/// What the caller calls the fields that the scheduler may refuse.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldNames {
+    pub(crate) prompt: &'static str,
+    pub(crate) max_tokens: &'static str,
+}
+
+/// One prompt on its way into the engine.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) job: Job,
+    /// Characters that the answer shows before the first generated one.
+    pub(crate) offset: u64,
+}
+
+/// What a run needs besides its prompts.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) ticket: Ticket,
+    pub(crate) rendering: Rendering,
+    pub(crate) fields: FieldNames,
+    pub(crate) report: Report,
+}
+
+/// The token counts of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Usage {
+    pub(crate) prompt_tokens: u64,
+    pub(crate) total_tokens: u64,
+    pub(crate) completion_tokens: u64,
+    pub(crate) prompt_tokens_details: PromptTokensDetails,
+}
+
+/// Where prompt tokens came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct PromptTokensDetails {
+    pub(crate) cached_tokens: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Run {
+    app: App,
+    lanes: Vec<Lane>,
+    report: Report,
+    _ticket: Ticket,
+}
+
+type NextUpdates = Pin<Box<dyn Future<Output = (Generation, Option<Vec<Update>>)> + Send>>;
+
+/// One prompt and its choices.
+pub(crate) struct Lane {
+    /// Owns the generation; `None` once nothing more is wanted of it.
+    source: Option<NextUpdates>,
+    pub(crate) choices: Vec<Choice>,
+    /// Scores of all prompt tokens but the first, when they were asked for.
+    pub(crate) scores: Vec<Score>,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) cached_tokens: u32,
+    pub(crate) preemptions: u32,
+    pub(crate) timing: Timing,
+    counted: bool,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane")
+            .field("running", &self.source.is_some())
+            .field("choices", &self.choices.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Run {
+    /// Sends every prompt to the engine, or none.
+    ///
+    /// # Errors
+    /// The engine's refusal of any of them.
+    pub(crate) fn start(app: &App, orders: Vec<Order>, setting: Setting) -> Result<Self, ApiError> {
+        let Setting { ticket, rendering, fields, report } = setting;
+        let prompts = orders.len();
+        let mut lanes = Vec::with_capacity(prompts);
+        let mut index = 0;
+        for Order { job, offset } in orders {
+            let prompt: Vec<u32> = job.prompt.iter().map(|token| token.0).collect();
+            let max_tokens = job.params.max_tokens;
+            let choices = (0..job.params.n)
+                .map(|_| {
+                    let choice = Choice::new(&rendering, index, &prompt, offset);
+                    index += 1;
+                    choice
+                })
+                .collect();
+            let generation =
+                app.engine.generate(job).map_err(|why| refused(why, prompts, fields))?;
+            lanes.push(Lane {
+                timing: *generation.timing(),
+                source: Some(next_updates(generation)),
+                choices,
+                scores: Vec::new(),
+                prompt_tokens: u32::try_from(prompt.len()).unwrap_or(u32::MAX),
+                max_tokens,
+                cached_tokens: 0,
+                preemptions: 0,
+                counted: false,
+            });
+        }
+        Ok(Self { app: app.clone(), lanes, report, _ticket: ticket })
+    }
+
+    /// Waits until there is something to tell and returns all of it. `None` when every choice has ended. Cancel-safe.
+    ///
+    /// # Errors
+    /// When any prompt failed; the run is over then.
+    pub(crate) async fn next(&mut self) -> Option<Result<Vec<Piece>, ApiError>> {
+        while self.lanes.iter().any(|lane| lane.source.is_some()) {
+            // Everything after this await happens at once, so nothing is lost when the caller stops waiting.
+            let ready = self.ready().await;
+            for (index, updates) in ready {
+                if let Err(error) = self.apply(index, updates) {
+                    self.close_all(Outcome::Error);
+                    return Some(Err(error));
+                }
+            }
+            let choices = self.lanes.iter_mut().flat_map(|lane| &mut lane.choices);
+            let pieces: Vec<Piece> = choices.filter_map(Choice::take).collect();
+            if !pieces.is_empty() {
+                return Some(Ok(pieces));
+            }
+        }
+        None
+    }
+
+    /// The updates of every prompt that has some, at least one.
+    async fn ready(&mut self) -> Vec<(usize, Vec<Update>)> {
+        poll_fn(|cx| {
+            let mut ready = Vec::new();
+            for (index, lane) in self.lanes.iter_mut().enumerate() {
+                let Some(source) = &mut lane.source else { continue };
+                if let Poll::Ready((generation, updates)) = source.as_mut().poll(cx) {
+                    lane.timing = *generation.timing();
+                    lane.source = updates.is_some().then(|| next_updates(generation));
+                    ready.push((index, updates.unwrap_or_default()));
+                }
+            }
+            if ready.is_empty() { Poll::Pending } else { Poll::Ready(ready) }
+        })
+        .await
+    }
+
+    fn apply(&mut self, index: usize, updates: Vec<Update>) -> Result<(), ApiError> {
+        let Some(lane) = self.lanes.get_mut(index) else { return Ok(()) };
+        for update in updates {
+            match update {
+                Update::Admitted { cached_tokens } => lane.cached_tokens = cached_tokens,
+                Update::PromptScored(scores) => lane.scores.extend(scores),
+                Update::Sampled { choice, drawn, finish, at } => {
+                    let choice = usize::try_from(choice).ok().and_then(|c| lane.choices.get_mut(c));
+                    let Some(choice) = choice else { continue };
+                    if let Some(last) = choice.last_token
+                        && !choice.is_finished()
+                    {
+                        self.app.metrics.inter_token(at.saturating_duration_since(last));
+                    }
+                    choice.push(drawn, finish, at).map_err(|error| {
+                        tracing::error!(%error, "a generated token has no text");
+                        ApiError::internal(
+                            "the model produced a token that its tokenizer does not know",
+                        )
+                    })?;
+                }
+                Update::Ended { preemptions } => lane.preemptions = preemptions,
+                Update::Failed(cause) => return Err(failed(&cause)),
+            }
+        }
+        // A stop string ends a choice only here; when all choices have ended, dropping the generation tells the engine.
+        // Without one the engine knows, and has a last word with the number of preemptions.
+        let ended_here = |choice: &Choice| matches!(choice.finish(), Some(Finish::StopString(_)));
+        if lane.choices.iter().all(Choice::is_finished) && lane.choices.iter().any(ended_here) {
+            lane.source = None;
+        }
+        if lane.source.is_none() {
+            self.count(index, Outcome::Finished);
+        }
+        Ok(())
+    }
+
+    /// Counts a prompt that is over in the metrics, once.
+    fn count(&mut self, index: usize, outcome: Outcome) {
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        if !std::mem::replace(&mut lane.counted, true) {
+            self.app.metrics.request(lane, outcome, self.report.arrival);
+            self.report.add(lane, outcome);
+        }
+    }
+
+    fn close_all(&mut self, outcome: Outcome) {
+        for index in 0..self.lanes.len() {
+            self.count(index, outcome);
+            if let Some(lane) = self.lanes.get_mut(index) {
+                lane.source = None;
+            }
+        }
+    }
+
+    /// The prompt that choice number `index` of the answer belongs to.
+    pub(crate) fn lane_of(&self, index: usize) -> Option<&Lane> {
+        let n = self.lanes.first().map_or(1, |lane| lane.choices.len()).max(1);
+        self.lanes.get(index / n)
+    }
+
+    /// How many choices the answer has.
+    pub(crate) fn choices(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.choices.len()).sum()
+    }
+
+    /// What has been read and written so far.
+    pub(crate) fn usage(&self) -> Usage {
+        let prompt_tokens = self.lanes.iter().map(|lane| u64::from(lane.prompt_tokens)).sum();
+        let cached_tokens = self.lanes.iter().map(|lane| u64::from(lane.cached_tokens)).sum();
+        let choices = self.lanes.iter().flat_map(|lane| &lane.choices);
+        let completion_tokens = choices.map(|choice| u64::from(choice.generated)).sum();
+        Usage {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens },
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.close_all(Outcome::Aborted);
+        self.report.log();
+    }
+}
+
+fn next_updates(mut generation: Generation) -> NextUpdates {
+    Box::pin(async move {
+        let updates = generation.next().await;
+        (generation, updates)
+    })
+}
+
+/// The engine's refusal as an answer.
+fn refused(why: Refused, prompts: usize, fields: FieldNames) -> ApiError {
+    match why {
+        Refused::Busy { limit, .. } if prompts > usize::try_from(limit).unwrap_or(usize::MAX) => {
+            ApiError::field(
+                fields.prompt,
+                format!(
+                    "has {prompts} entries, but at most {limit} requests may be in the server at one time"
+                ),
+            )
+        }
+        Refused::Busy { .. } => ApiError::busy(why.to_string(), RETRY_AFTER),
+        Refused::Rejected(reject) => match reject.field() {
+            None => ApiError::busy(reject.to_string(), RETRY_AFTER),
+            Some(field) => {
+                let name = match field {
+                    "prompt" => fields.prompt,
+                    "max_tokens" => fields.max_tokens,
+                    other => other,
+                };
+                ApiError::bad_request(reject.to_string()).with_param(name)
+            }
+        },
+        Refused::ShuttingDown | Refused::Dead => ApiError::unavailable(why.to_string()),
+    }
+}
+
+/// The engine's failure as an answer.
+fn failed(cause: &folio_engine::Cause) -> ApiError {
+    use folio_engine::Cause;
+    match cause {
+        Cause::Shutdown => ApiError::unavailable(cause.to_string()),
+        Cause::Rejected(reject) => match reject.field() {
+            None => ApiError::busy(reject.to_string(), RETRY_AFTER),
+            Some(field) => ApiError::bad_request(reject.to_string()).with_param(field),
+        },
+        Cause::NotFinite | Cause::Step | Cause::Died => ApiError::internal(cause.to_string()),
+    }
+}

@@ -1,0 +1,166 @@
+//! The page itself: which number stands under which name.
+
+use std::sync::atomic::Ordering;
+
+use folio_core::schedule::Admission;
+use folio_engine::{Snapshot, StepTokens};
+
+use super::Metrics;
+use super::histogram::Histogram;
+use super::text::Page;
+
+impl Metrics {
+    /// The page for the engine as it is now. `cache_labels` are the configured part of `vllm:cache_config_info`.
+    pub(crate) fn page(
+        &self,
+        engine: &Snapshot,
+        admission: &Admission,
+        cache_labels: &[(&'static str, String)],
+    ) -> String {
+        let mut page = Page::new(&[("model_name", &self.model_name), ("engine", "0")]);
+        gauges(&mut page, engine);
+        counters(&mut page, engine);
+        self.finish_reasons(&mut page);
+        step_tokens(&mut page, &engine.step_tokens);
+        self.lengths(&mut page);
+        self.times(&mut page);
+        let mut labels = vec![
+            ("block_size", admission.block_size.to_string()),
+            ("num_gpu_blocks", admission.capacity.to_string()),
+        ];
+        labels.extend(cache_labels.iter().cloned());
+        let labels: Vec<(&str, &str)> =
+            labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        page.info("vllm:cache_config_info", "Configuration of the KV cache.", &labels);
+        page.finish()
+    }
+
+    fn finish_reasons(&self, page: &mut Page) {
+        let finished = &self.finished;
+        let count = |reason: &std::sync::atomic::AtomicU64| reason.load(Ordering::Relaxed);
+        page.counters(
+            "vllm:request_success_total",
+            "Choices that ended, by how.",
+            "finished_reason",
+            &[
+                ("stop", count(&finished.stop)),
+                ("length", count(&finished.length)),
+                ("abort", count(&finished.abort)),
+                ("error", count(&finished.error)),
+            ],
+        );
+    }
+
+    fn lengths(&self, page: &mut Page) {
+        histograms(
+            page,
+            &[
+                ("vllm:request_prompt_tokens", "Prompt tokens per request.", &self.prompt_tokens),
+                (
+                    "vllm:request_generation_tokens",
+                    "Generated tokens per choice.",
+                    &self.generation_tokens,
+                ),
+                ("vllm:request_params_n", "Choices asked for per prompt.", &self.params_n),
+                (
+                    "vllm:request_params_max_tokens",
+                    "max_tokens where it was given.",
+                    &self.params_max_tokens,
+                ),
+                ("vllm:request_num_preemptions", "Preemptions per request.", &self.preemptions),
+            ],
+        );
+    }
+
+    fn times(&self, page: &mut Page) {
+        histograms(
+            page,
+            &[
+                (
+                    "vllm:time_to_first_token_seconds",
+                    "From reading the request to its first token.",
+                    &self.time_to_first_token,
+                ),
+                (
+                    "vllm:inter_token_latency_seconds",
+                    "Between two tokens of a choice.",
+                    &self.inter_token_latency,
+                ),
+                (
+                    "vllm:request_time_per_output_token_seconds",
+                    "Mean time between the tokens of a choice.",
+                    &self.time_per_output_token,
+                ),
+                (
+                    "vllm:e2e_request_latency_seconds",
+                    "From reading the request to its end.",
+                    &self.e2e_latency,
+                ),
+                ("vllm:request_queue_time_seconds", "In the queue.", &self.queue_time),
+                (
+                    "vllm:request_inference_time_seconds",
+                    "From leaving the queue to the last token.",
+                    &self.inference_time,
+                ),
+                (
+                    "vllm:request_prefill_time_seconds",
+                    "From leaving the queue to the first token.",
+                    &self.prefill_time,
+                ),
+                (
+                    "vllm:request_decode_time_seconds",
+                    "From the first token to the last.",
+                    &self.decode_time,
+                ),
+            ],
+        );
+    }
+}
+
+fn histograms(page: &mut Page, all: &[(&str, &str, &Histogram)]) {
+    for (name, help, histogram) in all {
+        let (bounds, counts, sum) = histogram.read();
+        page.histogram(name, help, bounds, &counts, sum);
+    }
+}
+
+fn gauges(page: &mut Page, engine: &Snapshot) {
+    let stats = &engine.stats;
+    let running = f64::from(stats.running.groups);
+    // Requests that the engine has accepted and not yet taken up wait as much as those in the scheduler's queue.
+    let waiting = (f64::from(engine.requests) - running).max(f64::from(stats.waiting.groups));
+    page.gauge("vllm:num_requests_running", "Requests that hold memory.", running);
+    page.gauge("vllm:num_requests_waiting", "Requests that wait.", waiting);
+    let usage = f64::from(stats.kv.used) / f64::from(stats.kv.total.max(1));
+    page.gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", usage);
+}
+
+fn counters(page: &mut Page, engine: &Snapshot) {
+    let (kv, totals) = (&engine.stats.kv, &engine.stats.totals);
+    let all = [
+        (
+            "vllm:prefix_cache_queries_total",
+            "Prompt tokens looked up in the prefix cache.",
+            kv.prefix_queries,
+        ),
+        ("vllm:prefix_cache_hits_total", "Prompt tokens found there.", kv.prefix_hits),
+        ("vllm:num_preemptions_total", "Preemptions of requests.", totals.preemptions),
+        ("vllm:prompt_tokens_total", "Prompt tokens of admitted requests.", totals.prompt_tokens),
+        ("vllm:generation_tokens_total", "Generated tokens.", totals.generated_tokens),
+    ];
+    for (name, help, value) in all {
+        page.counter(name, help, value);
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "the format's numbers are doubles")]
+fn step_tokens(page: &mut Page, tokens: &StepTokens) {
+    let bounds: Vec<f64> = StepTokens::BOUNDS.iter().map(|&bound| bound as f64).collect();
+    page.histogram(
+        "vllm:iteration_tokens_total",
+        "Tokens computed per step.",
+        &bounds,
+        &tokens.counts,
+        tokens.sum as f64,
+    );
+}

@@ -1,0 +1,119 @@
+//! The Prometheus text format, version 0.0.4.
+
+use std::fmt::Write;
+
+/// A page of metrics, all of which carry the same first labels.
+#[derive(Debug)]
+pub(crate) struct Page {
+    text: String,
+    /// `model_name="…",engine="0"`
+    labels: String,
+}
+
+impl Page {
+    /// An empty page whose metrics all carry `labels`.
+    pub(crate) fn new(labels: &[(&str, &str)]) -> Self {
+        Self { text: String::new(), labels: render_labels(labels) }
+    }
+
+    /// The finished page.
+    pub(crate) fn finish(self) -> String {
+        self.text
+    }
+
+    /// Starts a metric; its samples follow.
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, more: &[(&str, &str)], value: f64) {
+        let own = render_labels(more);
+        let comma = if own.is_empty() { "" } else { "," };
+        let labels = &self.labels;
+        let _ = writeln!(self.text, "{name}{{{labels}{comma}{own}}} {value:?}");
+    }
+
+    /// A gauge without further labels.
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.head(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    /// A gauge whose value is 1 and whose labels are the message.
+    pub(crate) fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
+        self.head(name, "gauge", help);
+        self.sample(name, labels, 1.0);
+    }
+
+    /// A counter without further labels.
+    pub(crate) fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.head(name, "counter", help);
+        self.sample(name, &[], float(value));
+    }
+
+    /// A counter per value of one label.
+    pub(crate) fn counters(&mut self, name: &str, help: &str, label: &str, values: &[(&str, u64)]) {
+        self.head(name, "counter", help);
+        for (value, count) in values {
+            self.sample(name, &[(label, value)], float(*count));
+        }
+    }
+
+    /// A histogram from counts per bucket, of which there is one more than bounds.
+    pub(crate) fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
+        self.head(name, "histogram", help);
+        let bucket = format!("{name}_bucket");
+        let mut total = 0;
+        for (bound, count) in bounds.iter().zip(counts) {
+            total += count;
+            self.sample(&bucket, &[("le", &format!("{bound:?}"))], float(total));
+        }
+        total = counts.iter().sum();
+        self.sample(&bucket, &[("le", "+Inf")], float(total));
+        self.sample(&format!("{name}_count"), &[], float(total));
+        self.sample(&format!("{name}_sum"), &[], sum);
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "the format's numbers are doubles")]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn render_labels(labels: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    for (index, (name, value)) in labels.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = write!(out, "{comma}{name}=\"{value}\"");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_cumulative_and_labels_escaped() {
+        let mut page = Page::new(&[("model_name", "a\"b\\c\nd")]);
+        page.histogram("h", "help", &[0.5, 1.0], &[2, 1, 4], 9.25);
+        assert_eq!(
+            page.finish(),
+            "# HELP h help\n# TYPE h histogram\n\
+             h_bucket{model_name=\"a\\\"b\\\\c\\nd\",le=\"0.5\"} 2.0\n\
+             h_bucket{model_name=\"a\\\"b\\\\c\\nd\",le=\"1.0\"} 3.0\n\
+             h_bucket{model_name=\"a\\\"b\\\\c\\nd\",le=\"+Inf\"} 7.0\n\
+             h_count{model_name=\"a\\\"b\\\\c\\nd\"} 7.0\n\
+             h_sum{model_name=\"a\\\"b\\\\c\\nd\"} 9.25\n"
+        );
+    }
+}

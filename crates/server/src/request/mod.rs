@@ -1,0 +1,6 @@
+//! From bytes to valid values; the one door that both endpoints share.
+
+pub(crate) mod body;
+pub(crate) mod common;
+pub(crate) mod fields;
+pub(crate) mod unserved;

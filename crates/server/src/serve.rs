@@ -1,0 +1,151 @@
+//! Connections: how many, how slow they may be, and how they end.
+//!
+//! axum's own server has no limits on heads, on writes or on the number of connections, so each connection is handed to
+//! hyper here. **Invariant:** nothing a client does or leaves undone holds a connection for ever: heads, bodies and
+//! writes have deadlines, and a handler ends because the engine ends every request.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::app::router;
+use crate::config::Limits;
+use crate::io::Guarded;
+use crate::state::App;
+
+/// After the last answer has been handed over, connections have this long to take it.
+const FLUSH_TIME: Duration = Duration::from_secs(10);
+
+/// When everything ends at once, streams have this long to take the reason.
+const ABORT_TIME: Duration = Duration::from_secs(3);
+
+/// How long to wait when the system has no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything that ran has finished.
+    Drained,
+    /// Something may have been cut off.
+    Aborted,
+}
+
+/// Serves until told to stop. Each message on `shutdown` is one signal. The first: `/ready` says no, new generation
+/// requests get a 503, running ones finish, then this returns. The second: everything ends at once. When the sender is
+/// dropped without a signal, none will come.
+///
+/// A connection that fails concerns nobody else, so serving itself cannot.
+pub async fn serve(listener: TcpListener, app: App, mut shutdown: mpsc::Receiver<()>) -> Ending {
+    let limits = app.served.limits;
+    let router = router(app.clone());
+    let places = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let finish = watch::Sender::new(false);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(()) = shutdown.recv() => {
+                if app.is_draining() {
+                    return abort(&app, &finish, connections).await;
+                }
+                tracing::info!("finishing the requests that run; another signal ends them");
+                app.drain();
+            }
+            () = app.idle(), if app.is_draining() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = accept(&listener, &places) => match accepted {
+                Ok((stream, place)) => {
+                    let stop = finish.subscribe();
+                    connections.spawn(connection(stream, router.clone(), limits, stop, place));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    finish.send_replace(true);
+    let mut flushed = pin!(tokio::time::sleep(FLUSH_TIME));
+    loop {
+        tokio::select! {
+            Some(()) = shutdown.recv() => return abort(&app, &finish, connections).await,
+            // Every answer is complete; who has not taken it by now will not.
+            () = &mut flushed => {
+                connections.shutdown().await;
+                return Ending::Drained;
+            }
+            next = connections.join_next() => if next.is_none() {
+                return Ending::Drained;
+            },
+        }
+    }
+}
+
+/// Ends the engine's work. Streams are told why, if they listen.
+async fn abort(app: &App, finish: &watch::Sender<bool>, mut connections: JoinSet<()>) -> Ending {
+    app.engine.abort_all();
+    finish.send_replace(true);
+    let all = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(ABORT_TIME, all).await;
+    connections.shutdown().await;
+    Ending::Aborted
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+/// One connection from its first byte to its last.
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+    place: OwnedSemaphorePermit,
+) {
+    // Tokens are sent one by one; waiting to fill packets would only delay them.
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(Guarded::new(stream, limits.write_time));
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_headers(limits.headers)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes.max(8 << 10));
+    let serving = builder.serve_connection(io, TowerToHyperService::new(router));
+    let mut serving = pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => Some(ended),
+        _ = stop.wait_for(|stop| *stop) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        // A client that goes away in the middle is ordinary.
+        tracing::debug!(%error, "a connection ended early");
+    }
+    drop(place);
+}

@@ -1,0 +1,190 @@
+//! What all handlers share: the engine's handle, the texts of the model, the limits, the metrics, and who is running.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use folio_core::ids::Salt;
+use folio_core::params::ParamLimits;
+use folio_engine::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use crate::auth::Keys;
+use crate::config::{Limits, ModelFacts, ModelTexts, ServerConfig};
+use crate::error::{ApiError, quote};
+use crate::metrics::Metrics;
+use crate::request::body::BodyBudget;
+
+/// A server's state. Clones are the same server.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub(crate) served: Arc<Served>,
+    pub(crate) engine: Handle,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) bodies: BodyBudget,
+    pub(crate) text_threads: Arc<Semaphore>,
+    life: Arc<Life>,
+}
+
+/// Who is running, and whether anybody else may.
+#[derive(Debug)]
+struct Life {
+    draining: AtomicBool,
+    running: watch::Sender<usize>,
+}
+
+impl App {
+    /// A server for one engine and one model.
+    #[must_use]
+    pub fn new(config: ServerConfig, engine: Handle, texts: ModelTexts) -> Self {
+        let keys = Keys::new(config.api_keys.clone());
+        let served = Served::new(config, texts, &engine);
+        Self {
+            metrics: Arc::new(Metrics::new(served.name(), served.max_model_len)),
+            keys: Arc::new(keys),
+            bodies: BodyBudget::new(&served.limits),
+            text_threads: Arc::new(Semaphore::new(served.limits.text_threads.max(1))),
+            life: Arc::new(Life {
+                draining: AtomicBool::new(false),
+                running: watch::Sender::new(0),
+            }),
+            served: Arc::new(served),
+            engine,
+        }
+    }
+
+    /// Whether the server has been told to stop.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.life.draining.load(Ordering::SeqCst)
+    }
+
+    /// Refuses generation requests from now on; those that run go on.
+    pub(crate) fn drain(&self) {
+        self.life.draining.store(true, Ordering::SeqCst);
+        self.engine.drain();
+    }
+
+    /// Waits until no generation request is running.
+    pub(crate) async fn idle(&self) {
+        let mut running = self.life.running.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = running.wait_for(|running| *running == 0).await;
+    }
+
+    /// Registers a generation request.
+    ///
+    /// # Errors
+    /// 503 when the server has been told to stop.
+    pub(crate) fn enter(&self) -> Result<Ticket, ApiError> {
+        let ticket = Ticket::new(Arc::clone(&self.life));
+        if self.is_draining() {
+            return Err(ApiError::unavailable("the server is shutting down"));
+        }
+        Ok(ticket)
+    }
+}
+
+/// A generation request that is running; held until its answer has been handed over.
+#[derive(Debug)]
+pub(crate) struct Ticket(Arc<Life>);
+
+impl Ticket {
+    fn new(life: Arc<Life>) -> Self {
+        life.running.send_modify(|running| *running += 1);
+        Self(life)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
+}
+
+/// The model as requests see it. Nothing here changes while the server runs.
+#[derive(Debug)]
+pub(crate) struct Served {
+    names: Vec<String>,
+    seed: Option<u64>,
+    pub(crate) limits: Limits,
+    pub(crate) model: ModelFacts,
+    pub(crate) texts: ModelTexts,
+    pub(crate) param_limits: ParamLimits,
+    pub(crate) max_model_len: u32,
+    random: Random,
+}
+
+impl Served {
+    fn new(config: ServerConfig, texts: ModelTexts, engine: &Handle) -> Self {
+        let ServerConfig { served_names: mut names, api_keys: _, seed, limits, model } = config;
+        if names.is_empty() {
+            names.push("folio".to_owned());
+        }
+        let param_limits = ParamLimits {
+            vocab: engine.limits().vocab,
+            max_n: limits.n,
+            max_logprobs: limits.logprobs,
+            max_logit_bias: limits.logit_bias,
+            max_stop_token_ids: limits.stop_token_ids,
+            eos: model.eos.clone(),
+        };
+        let max_model_len = engine.limits().max_model_len;
+        let random = Random::default();
+        Self { names, seed, limits, model, texts, param_limits, max_model_len, random }
+    }
+
+    /// The name answers carry when the caller gave none.
+    pub(crate) fn name(&self) -> &str {
+        self.names.first().map_or("folio", String::as_str)
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The name a request asked for, if it is served.
+    pub(crate) fn known_model(&self, asked: Option<String>) -> Result<String, ApiError> {
+        match asked {
+            None => Ok(self.name().to_owned()),
+            Some(name) if self.names.contains(&name) => Ok(name),
+            Some(name) => Err(self.unknown_model(&name)),
+        }
+    }
+
+    /// 404 for a model name.
+    pub(crate) fn unknown_model(&self, name: &str) -> ApiError {
+        let message =
+            format!("the model {} does not exist; this server has `{}`", quote(name), self.name());
+        ApiError::new(axum::http::StatusCode::NOT_FOUND, message).with_param("model")
+    }
+
+    /// The seed of a request that brings none.
+    pub(crate) fn seed_for_one(&self) -> u64 {
+        self.seed.unwrap_or_else(|| self.random.next())
+    }
+
+    /// The cache that requests with this salt share. Secret per process, so that it cannot be guessed.
+    pub(crate) fn salt(&self, text: &str) -> Salt {
+        Salt(self.random.secret.hash_one(text))
+    }
+
+    /// A name nobody else has, 32 hexadecimal digits.
+    pub(crate) fn unique(&self) -> String {
+        format!("{:016x}{:016x}", self.random.next(), self.random.next())
+    }
+}
+
+/// Numbers that cannot be guessed from outside: a keyed hash of a counter.
+#[derive(Debug, Default)]
+struct Random {
+    secret: RandomState,
+    count: AtomicU64,
+}
+
+impl Random {
+    fn next(&self) -> u64 {
+        self.secret.hash_one(self.count.fetch_add(1, Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,213 @@
+//! A whole server in this process: real loopback TCP, the real scheduler, and an engine whose "model" says what its
+//! prompt tells it to.
+//!
+//! Tokens `0..256` are bytes. A prompt that ends in `[text]>` is answered with `text` and then the end of sequence; with
+//! `[one|two]>`, choice `i` gets part `i`. Any other prompt is answered with letters that follow from it, without end.
+#![allow(dead_code, reason = "each test file uses its own part of this module")]
+
+pub(crate) mod http;
+
+use std::net::SocketAddr;
+
+use folio_core::exec::DrawFault;
+use folio_core::ids::Token;
+use folio_core::kv::{Config, Manager};
+use folio_core::schedule::{Limits, Scheduler};
+use folio_engine::{Checks, EngineConfig, EngineThread, Handle, start};
+use folio_server::{App, Ending, ModelFacts, ModelTexts, ServerConfig, serve};
+use folio_sim::{CostExecutor, Gate, Sight, TokenRule};
+use folio_text::{ChatTemplate, SpecialTokens, Tokenizer};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub(crate) const BOS: u32 = 256;
+pub(crate) const START: u32 = 257;
+pub(crate) const END: u32 = 258;
+pub(crate) const VOCAB: u32 = 259;
+
+pub(crate) const MAX_MODEL_LEN: u32 = 256;
+/// The longest text that is tokenised.
+pub(crate) const MOST_BYTES: usize = 100_000;
+
+pub(crate) const BLOCK_SIZE: u32 = 4;
+
+/// Roles and contents between marks; the generation prompt ends with `>`, so that the last message can script the answer.
+const TEMPLATE: &str = "{% for m in messages %}<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
+                        {% if add_generation_prompt %}>{% endif %}";
+
+/// How a test's server differs from the usual one.
+pub(crate) struct Setup {
+    pub(crate) config: ServerConfig,
+    pub(crate) gate: Option<Gate>,
+    pub(crate) blocks: u32,
+    pub(crate) max_queued: u32,
+    pub(crate) template: bool,
+    /// Fails the step in which this byte would be drawn.
+    pub(crate) poison: Option<u8>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            config: ServerConfig {
+                served_names: vec!["tiny".to_owned(), "org/tiny".to_owned()],
+                model: ModelFacts { eos: vec![Token(END)], ..ModelFacts::default() },
+                ..ServerConfig::default()
+            },
+            gate: None,
+            blocks: 1024,
+            max_queued: 64,
+            template: true,
+            poison: None,
+        }
+    }
+}
+
+/// A running server.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) engine: Handle,
+    thread: EngineThread,
+    signals: mpsc::Sender<()>,
+    serving: JoinHandle<Ending>,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let limits = Limits {
+            max_model_len: MAX_MODEL_LEN,
+            max_num_seqs: 16,
+            max_num_batched_tokens: 64,
+            max_queued: setup.max_queued,
+            vocab: VOCAB,
+        };
+        let memory = Manager::new(Config {
+            block_size: BLOCK_SIZE,
+            capacity: setup.blocks,
+            prefix_caching: true,
+            secret: 7,
+        });
+        let scheduler = Scheduler::new(limits, memory.expect("a sound configuration"));
+        let mut executor = CostExecutor::new(setup.blocks, BLOCK_SIZE, TokenRule::new(VOCAB));
+        executor = executor.with_chooser(move |sight| speak(sight, setup.poison));
+        if let Some(gate) = setup.gate {
+            executor = executor.with_gate(gate);
+        }
+        let config = EngineConfig { checks: Checks::EveryStep, ..EngineConfig::default() };
+        let (engine, thread) =
+            start(scheduler, Box::new(executor), config).expect("the engine starts");
+        let texts = ModelTexts {
+            tokenizer: tokenizer(),
+            template: setup.template.then(template),
+            defaults: folio_server::GenerationDefaults::default(),
+        };
+        let app = App::new(setup.config, engine.clone(), texts);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let (signals, shutdown) = mpsc::channel(2);
+        let serving = tokio::spawn(serve(listener, app, shutdown));
+        Self { address, engine, thread, signals, serving }
+    }
+
+    /// One signal to shut down.
+    pub(crate) async fn signal(&self) {
+        self.signals.send(()).await.expect("it serves");
+    }
+
+    /// Waits for the end of a server that was told to end, engine and all.
+    pub(crate) async fn ended(self) -> Ending {
+        let ending = self.serving.await.expect("it does not panic");
+        drop(self.engine);
+        let thread = self.thread;
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        joined.expect("it does not panic").expect("the engine ends as it was told to");
+        ending
+    }
+
+    /// Waits until the engine has nothing to do; then every block must be free.
+    pub(crate) async fn assert_nothing_leaked(&self) {
+        loop {
+            let snapshot = self.engine.snapshot();
+            if snapshot.requests == 0 && snapshot.stats.running.groups == 0 {
+                assert_eq!(snapshot.stats.kv.used, 0, "blocks leaked");
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Drains and demands a clean end without leaks.
+    pub(crate) async fn stop(self) {
+        self.assert_nothing_leaked().await;
+        self.signal().await;
+        assert_eq!(self.ended().await, Ending::Drained);
+    }
+}
+
+/// The script's next token, or a letter that follows from the context where there is no script.
+fn speak(sight: &Sight<'_>, poison: Option<u8>) -> Result<Token, DrawFault> {
+    let text: Vec<u8> = sight.tokens.iter().map(|t| u8::try_from(t.0).unwrap_or(0)).collect();
+    // Letters only: nothing that ends a text or looks like a script.
+    let natural = Ok(Token(u32::from(b'a') + sight.natural.0 % 26));
+    let Some(end) = text.iter().rposition(|&byte| byte == b'>') else { return natural };
+    let script = text[..end].iter().rposition(|&byte| byte == b'[').and_then(|open| {
+        let close = text[open..end].iter().position(|&byte| byte == b']')?;
+        Some(&text[open + 1..open + close])
+    });
+    let Some(script) = script else { return natural };
+    let parts: Vec<&[u8]> = script.split(|&byte| byte == b'|').collect();
+    let part = parts[usize::try_from(sight.draw.choice).expect("few choices") % parts.len()];
+    match part.get(text.len() - end - 1) {
+        Some(byte) if Some(*byte) == poison => Err(DrawFault::NotFinite),
+        Some(byte) => Ok(Token(u32::from(*byte))),
+        None => Ok(Token(END)),
+    }
+}
+
+fn template() -> ChatTemplate {
+    let tokens = SpecialTokens { bos: Some("<|bos|>".to_owned()), ..SpecialTokens::default() };
+    ChatTemplate::compile(TEMPLATE, tokens).expect("a sound template")
+}
+
+/// A byte-level tokenizer without merges: a token per byte, and three special ones.
+pub(crate) fn tokenizer() -> Tokenizer {
+    let vocab: Map<String, Value> =
+        (0..=255_u8).map(|byte| (byte_name(byte).to_string(), json!(byte))).collect();
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [special(BOS, "<|bos|>"), special(START, "<|start|>"), special(END, "<|end|>")],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<|bos|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [BOS], "tokens": ["<|bos|>"]}},
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                  "vocab": vocab, "merges": []},
+    });
+    Tokenizer::from_json(file.to_string().as_bytes(), MOST_BYTES).expect("a sound tokenizer")
+}
+
+/// The character that stands for a byte in byte-level vocabularies: printable ones for themselves, the others moved up.
+fn byte_name(byte: u8) -> char {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let place = (0..byte).filter(|&b| !printable(b)).count();
+    let place = u32::try_from(place).expect("a byte's place");
+    char::from_u32(256 + place).expect("a character")
+}
