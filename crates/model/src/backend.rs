@@ -11,7 +11,7 @@ use folio_kernels::{AttendSpec, BatchRow, Dtype, Epilogue};
 
 use crate::error::ModelError;
 use crate::spec::NormSpec;
-use crate::weights::{LinearTensors, Tensor};
+use crate::weights::LinearTensors;
 
 /// How a matrix will be used, which decides how it is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,12 +127,10 @@ pub enum Answer {
 /// # Panics
 /// Operations may panic when shapes disagree: that is a mistake of the forward pass, never of an input.
 pub trait Backend: Send + Sized {
-    /// A matrix, laid out for [`Backend::linear`].
+    /// A matrix, laid out for [`Backend::linear`] and [`Backend::look_up`].
     type Matrix: Send;
     /// A vector of weights.
     type Vector: Send;
-    /// A table of rows to look up.
-    type Table: Send;
     /// Activations, `[rows, width]`.
     type Buffer: Send;
     /// The paged cache.
@@ -152,12 +150,6 @@ pub trait Backend: Send + Sized {
     /// Takes a vector over.
     fn vector(&self, values: Vec<f32>) -> Self::Vector;
 
-    /// Takes a table over; `dtype` is the width it is kept at.
-    ///
-    /// # Errors
-    /// When memory is short.
-    fn table(&self, tensor: &Tensor<'_>, dtype: Dtype) -> Result<Self::Table, ModelError>;
-
     /// A buffer of zeros.
     ///
     /// # Errors
@@ -171,15 +163,12 @@ pub trait Backend: Send + Sized {
     fn cache(&self, shape: CacheShape) -> Result<Self::Cache, ModelError>;
 
     /// `out[i] = table[ids[i]]`
-    fn look_up(&self, table: &Self::Table, ids: &[u32], out: &mut Self::Buffer);
-
-    /// `out[i] = matrix[ids[i]]`, for embeddings that are also the vocabulary head.
-    fn look_up_tied(&self, matrix: &Self::Matrix, ids: &[u32], out: &mut Self::Buffer);
+    fn look_up(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Buffer);
 
     /// `x[i] += table[ids[i]]`; `work` is overwritten.
     fn add_rows(
         &self,
-        table: &Self::Table,
+        table: &Self::Matrix,
         ids: &[u32],
         work: &mut Self::Buffer,
         x: &mut Self::Buffer,

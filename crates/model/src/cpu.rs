@@ -5,14 +5,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use folio_core::plan::StepPlan;
 use folio_kernels::{
     self as kernels, AllocError, AttendSpec, Batch, Context, Dtype, Epilogue, Isa, KvCache,
-    KvShape, PackedMatrix, Raw, RopeStyle, View, ViewMut,
+    KvShape, PackedMatrix, RopeStyle, View, ViewMut,
 };
 
 use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
-use crate::weights::{LinearTensors, Tensor};
+use crate::weights::LinearTensors;
 
 /// A team of threads and the instructions they use.
 pub struct Cpu {
@@ -25,13 +25,6 @@ pub struct Cpu {
 pub struct CpuBuffer {
     width: usize,
     values: Vec<f32>,
-}
-
-/// Rows to look up, at the weights' width.
-pub struct CpuTable {
-    width: usize,
-    dtype: Dtype,
-    bytes: Vec<u8>,
 }
 
 impl Cpu {
@@ -105,12 +98,6 @@ impl CpuBuffer {
     }
 }
 
-impl CpuTable {
-    fn raw(&self) -> Raw<'_> {
-        Raw::new(self.dtype, &self.bytes)
-    }
-}
-
 fn short(error: &AllocError) -> ModelError {
     ModelError::Machine(error.to_string())
 }
@@ -128,20 +115,9 @@ fn batch(step: &Step) -> Batch<'_> {
     Batch { rows: &step.sequences, blocks: &step.blocks }
 }
 
-/// The elements of `raw` as `dtype`, little-endian.
-fn convert(raw: &Raw<'_>, dtype: Dtype) -> Vec<u8> {
-    let values = raw.to_f32();
-    match dtype {
-        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect(),
-        Dtype::Bf16 => values.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-    }
-}
-
 impl Backend for Cpu {
     type Matrix = PackedMatrix;
     type Vector = Vec<f32>;
-    type Table = CpuTable;
     type Buffer = CpuBuffer;
     type Cache = KvCache;
 
@@ -176,11 +152,6 @@ impl Backend for Cpu {
         values
     }
 
-    fn table(&self, tensor: &Tensor<'_>, dtype: Dtype) -> Result<CpuTable, ModelError> {
-        let width = tensor.shape.last().copied().unwrap_or(1);
-        Ok(CpuTable { width, dtype, bytes: convert(&tensor.raw, dtype) })
-    }
-
     fn buffer(&self, rows: usize, width: usize) -> Result<CpuBuffer, ModelError> {
         let length = rows * width;
         let mut values = Vec::new();
@@ -197,15 +168,11 @@ impl Backend for Cpu {
             .map_err(|e| short(&e))
     }
 
-    fn look_up(&self, table: &CpuTable, ids: &[u32], out: &mut CpuBuffer) {
-        kernels::embed(&self.context, table.raw(), table.width, ids, out.rows_mut(ids.len()));
+    fn look_up(&self, table: &PackedMatrix, ids: &[u32], out: &mut CpuBuffer) {
+        kernels::embed_packed(&self.context, table, ids, out.rows_mut(ids.len()));
     }
 
-    fn look_up_tied(&self, matrix: &PackedMatrix, ids: &[u32], out: &mut CpuBuffer) {
-        kernels::embed_packed(&self.context, matrix, ids, out.rows_mut(ids.len()));
-    }
-
-    fn add_rows(&self, table: &CpuTable, ids: &[u32], work: &mut CpuBuffer, x: &mut CpuBuffer) {
+    fn add_rows(&self, table: &PackedMatrix, ids: &[u32], work: &mut CpuBuffer, x: &mut CpuBuffer) {
         self.look_up(table, ids, work);
         kernels::add(&self.context, work.rows(ids.len()), x.rows_mut(ids.len()));
     }

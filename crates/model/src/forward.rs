@@ -12,7 +12,7 @@ use crate::spec::{ModelSpec, Placement, Position};
 /// Where a token's first vector comes from.
 pub(crate) enum Embedding<B: Backend> {
     /// A table of its own.
-    Table(B::Table),
+    Own(B::Matrix),
     /// The rows of the vocabulary head.
     Tied,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Model<B: Backend> {
     pub(crate) embedding: Embedding<B>,
     /// Already rounded to the weights' width.
     pub(crate) embed_scale: Option<f32>,
-    pub(crate) positions: Option<B::Table>,
+    pub(crate) positions: Option<B::Matrix>,
     pub(crate) layers: Vec<Layer<B>>,
     pub(crate) final_norm: Norm<B>,
     pub(crate) logits: Linear<B>,
@@ -63,10 +63,11 @@ impl<B: Backend> Model<B> {
 
     fn embed(&self, backend: &B, step: &Step, scratch: &mut Scratch<B>) {
         let Scratch { x, normed, .. } = scratch;
-        match &self.embedding {
-            Embedding::Table(table) => backend.look_up(table, &step.tokens, x),
-            Embedding::Tied => backend.look_up_tied(&self.logits.matrix, &step.tokens, x),
-        }
+        let table = match &self.embedding {
+            Embedding::Own(table) => table,
+            Embedding::Tied => &self.logits.matrix,
+        };
+        backend.look_up(table, &step.tokens, x);
         if let Some(factor) = self.embed_scale {
             backend.scale(factor, step.tokens.len(), x);
         }

@@ -37,12 +37,10 @@ pub(crate) fn load_model<B: Backend>(
         progress(Progress { done, total });
     };
     report(0);
-    let embedding = if spec.tied {
-        Embedding::Tied
-    } else {
-        Embedding::Table(backend.table(&tensors.embed, plan.dtype)?)
-    };
-    let positions = tensors.positions.as_ref().map(|t| backend.table(t, plan.dtype)).transpose()?;
+    let table = |tensors| backend.matrix(tensors, plan.dtype, Form::Plain);
+    let embedding =
+        if spec.tied { Embedding::Tied } else { Embedding::Own(table(&tensors.embed)?) };
+    let positions = tensors.positions.as_ref().map(table).transpose()?;
     report(sizes.tables);
     let mut layers = Vec::with_capacity(spec.layers);
     let ModelTensors { layers: stored, final_norm, logits, .. } = tensors;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::spec::ModelSpec;
+use crate::spec::{ModelSpec, Position};
 
 /// How queries, keys and values are stored.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +110,21 @@ impl Names {
         format!("{prefix}{}{layer}.{name}", self.layer)
     }
 
+    /// The token embedding.
+    #[must_use]
+    pub fn embed(&self, spec: &ModelSpec, prefix: &str) -> LinearRule {
+        table(format!("{prefix}{}", self.embed), spec.vocab, spec.hidden)
+    }
+
+    /// The learned positions; none where the family or the model has none.
+    #[must_use]
+    pub fn positions(&self, spec: &ModelSpec, prefix: &str) -> Option<LinearRule> {
+        let (Position::Learned { offset }, Some(name)) = (&spec.position, self.positions) else {
+            return None;
+        };
+        Some(table(format!("{prefix}{name}"), spec.context + offset, spec.hidden))
+    }
+
     /// Queries, keys and values of a layer as one matrix: all queries, all keys, all values.
     #[must_use]
     pub fn qkv(&self, spec: &ModelSpec, prefix: &str, layer: usize) -> LinearRule {
@@ -167,19 +182,18 @@ impl Names {
     /// The vocabulary head: its own tensor, or the token embedding when tied.
     #[must_use]
     pub fn logits(&self, spec: &ModelSpec, prefix: &str) -> LinearRule {
-        let tensor =
-            if spec.tied { format!("{prefix}{}", self.embed) } else { self.logits.to_owned() };
-        LinearRule {
-            parts: vec![whole(tensor, spec.vocab)],
-            inputs: spec.hidden,
-            transposed: false,
-            bias: spec.biases.logits,
-        }
+        let own = table(self.logits.to_owned(), spec.vocab, spec.hidden);
+        let rule = if spec.tied { self.embed(spec, prefix) } else { own };
+        LinearRule { bias: spec.biases.logits, ..rule }
     }
 
     fn rule(&self, parts: Vec<Part>, inputs: usize, bias: bool) -> LinearRule {
         LinearRule { parts, inputs, transposed: self.transposed, bias }
     }
+}
+
+fn table(tensor: String, rows: usize, width: usize) -> LinearRule {
+    LinearRule { parts: vec![whole(tensor, rows)], inputs: width, transposed: false, bias: false }
 }
 
 fn whole(tensor: String, outputs: usize) -> Part {

@@ -23,7 +23,7 @@ impl WeightSizes {
     /// Sizes with matrices kept as `dtype`; numbers too large to count are [`u64::MAX`].
     #[must_use]
     pub(crate) fn new(spec: &ModelSpec, dtype: Dtype) -> Self {
-        let table = |rows: usize| wide(rows * spec.hidden).saturating_mul(wide(dtype.bytes()));
+        let table = |rows: usize| packed(dtype, rows, spec.hidden);
         let positions = match spec.position {
             Position::Learned { offset } => table(spec.context + offset),
             Position::Rope(_) => 0,

@@ -7,7 +7,7 @@ use folio_kernels::{Dtype, Raw};
 use super::files::{Tensor, WeightFiles};
 use crate::error::ModelError;
 use crate::names::{LinearRule, Names};
-use crate::spec::{ModelSpec, NormKind, Position};
+use crate::spec::{ModelSpec, NormKind};
 
 /// A linear layer as it is stored: row ranges of tensors, in the order of the matrix to build.
 pub struct LinearTensors<'a> {
@@ -53,10 +53,10 @@ pub struct LayerTensors<'a> {
 
 /// The whole model.
 pub struct ModelTensors<'a> {
-    /// `[vocab, hidden]`
-    pub embed: Tensor<'a>,
-    /// `[context + offset, hidden]`
-    pub positions: Option<Tensor<'a>>,
+    /// The token embedding, `[vocab, hidden]`.
+    pub embed: LinearTensors<'a>,
+    /// The learned positions, `[context + offset, hidden]`.
+    pub positions: Option<LinearTensors<'a>>,
     /// In order.
     pub layers: Vec<LayerTensors<'a>>,
     /// Before the vocabulary head.
@@ -80,16 +80,10 @@ impl<'a> ModelTensors<'a> {
         let prefix = names.prefixes.iter().find(|p| files.contains(&embed(p)));
         let prefix = prefix.or(names.prefixes.first()).copied().unwrap_or_default();
         let finder = Finder { files, spec, names, prefix };
-        let positions = match (&spec.position, names.positions) {
-            (Position::Learned { offset }, Some(name)) => {
-                let shape = [spec.context + offset, spec.hidden];
-                Some(files.tensor(&format!("{prefix}{name}.weight"), &shape)?)
-            }
-            _ => None,
-        };
+        let positions = names.positions(spec, prefix);
         Ok(Self {
-            embed: files.tensor(&embed(prefix), &[spec.vocab, spec.hidden])?,
-            positions,
+            embed: finder.linear(&names.embed(spec, prefix))?,
+            positions: positions.map(|rule| finder.linear(&rule)).transpose()?,
             layers: (0..spec.layers).map(|n| finder.layer(n)).collect::<Result<_, _>>()?,
             final_norm: finder.norm(&format!("{prefix}{}", names.final_norm))?,
             logits: finder.linear(&names.logits(spec, prefix))?,
@@ -100,9 +94,9 @@ impl<'a> ModelTensors<'a> {
     #[must_use]
     pub fn stored_dtype(&self) -> Dtype {
         let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.up, &l.down]);
-        let matrices = layers.flat_map(|l| l.parts.iter().map(|(tensor, ..)| &tensor.raw));
+        let matrices = layers.chain([&self.embed]);
         let mut counts = [(Dtype::F32, 0), (Dtype::F16, 0), (Dtype::Bf16, 0)];
-        for raw in matrices.chain([&self.embed.raw]) {
+        for raw in matrices.flat_map(|m| m.parts.iter().map(|(tensor, ..)| &tensor.raw)) {
             for (dtype, count) in &mut counts {
                 if *dtype == raw.dtype() {
                     *count += raw.len();

@@ -13,7 +13,7 @@ use folio_model::backend::{
     Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want,
 };
 use folio_model::spec::NormKind;
-use folio_model::weights::{LinearTensors, Tensor};
+use folio_model::weights::LinearTensors;
 use folio_model::{Dtype, ModelError};
 
 pub(crate) struct Naive;
@@ -95,7 +95,6 @@ fn rotate(head: &mut [f64], dims: usize, cos: &[f32], sin: &[f32]) {
 impl Backend for Naive {
     type Matrix = Rows;
     type Vector = Vec<f64>;
-    type Table = Rows;
     type Buffer = Rows;
     type Cache = NaiveCache;
 
@@ -118,12 +117,6 @@ impl Backend for Naive {
         values.into_iter().map(f64::from).collect()
     }
 
-    fn table(&self, tensor: &Tensor<'_>, dtype: Dtype) -> Result<Rows, ModelError> {
-        let values = tensor.raw.to_f32();
-        let rows = values.chunks(tensor.shape[1]);
-        Ok(Rows(rows.map(|row| row.iter().map(|&v| round(v, dtype)).collect()).collect()))
-    }
-
     fn buffer(&self, rows: usize, width: usize) -> Result<Rows, ModelError> {
         Ok(Rows(vec![vec![0.0; width]; rows]))
     }
@@ -136,10 +129,6 @@ impl Backend for Naive {
         for (&id, out) in ids.iter().zip(&mut out.0) {
             out.clone_from(&table.0[id as usize]);
         }
-    }
-
-    fn look_up_tied(&self, matrix: &Rows, ids: &[u32], out: &mut Rows) {
-        self.look_up(matrix, ids, out);
     }
 
     fn add_rows(&self, table: &Rows, ids: &[u32], _: &mut Rows, x: &mut Rows) {

@@ -60,11 +60,20 @@ impl Pair {
         let stored = Stored::new(random, Dtype::F32, &[rows, width]);
         let (mut cpu, mut naive) = self.zeros(rows, width);
         let ids: Vec<u32> = (0..).take(rows).collect();
-        let table = self.cpu.table(&stored.tensor(), Dtype::F32).unwrap();
-        self.cpu.look_up(&table, &ids, &mut cpu);
-        let table = self.naive.table(&stored.tensor(), Dtype::F32).unwrap();
-        self.naive.look_up(&table, &ids, &mut naive);
+        let (ours, oracle) = self.tables(&stored, Dtype::F32);
+        self.cpu.look_up(&ours, &ids, &mut cpu);
+        self.naive.look_up(&oracle, &ids, &mut naive);
         (cpu, naive)
+    }
+
+    fn tables(&self, stored: &Stored, dtype: Dtype) -> (<Cpu as Backend>::Matrix, Rows) {
+        let (rows, inputs) = (stored.shape[0], stored.shape[1]);
+        let parts = vec![(stored.tensor(), rows, 0..rows)];
+        let tensors = LinearTensors { parts, inputs, transposed: false, bias: None };
+        (
+            self.cpu.matrix(&tensors, dtype, Form::Plain).unwrap(),
+            self.naive.matrix(&tensors, dtype, Form::Plain).unwrap(),
+        )
     }
 
     fn norms(&self, random: &mut Random, spec: NormSpec, width: usize) -> (Norm<Cpu>, Norm<Naive>) {
@@ -171,8 +180,7 @@ proptest! {
         let table = Stored::new(random, Dtype::F32, &[17, width]);
         let ids: Vec<u32> = (0..rows).map(|_| u32::try_from(random.below(17)).unwrap()).collect();
         let mut work = pair.zeros(rows, width);
-        let (cpu, naive) =
-            (pair.cpu.table(&table.tensor(), kept).unwrap(), pair.naive.table(&table.tensor(), kept).unwrap());
+        let (cpu, naive) = pair.tables(&table, kept);
         pair.cpu.add_rows(&cpu, &ids, &mut work.0, &mut out.0);
         pair.naive.add_rows(&naive, &ids, &mut work.1, &mut out.1);
         pair.cpu.scale(0.7, rows, &mut out.0);
