@@ -364,11 +364,18 @@ async fn the_second_signal_ends_everything_and_streams_hear_why() {
     let mut running = Listening::open(server.address, COMPLETE, &long(true)).await;
     gate.allow(2);
     running.events(1).await;
+    let mut idle = TcpStream::connect(server.address).await.expect("a connection");
+    idle.write_all(b"GET /ping HTTP/1.1\r\nhost: t\r\n\r\n").await.expect("it listens");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(idle.read_u8().await.expect("an answer without a body"));
+    }
     server.signal().await;
     server.signal().await;
+    // The engine stands in the middle of a step until the server has told it; idle connections are closed after that.
+    assert_eq!(idle.read(&mut [0]).await.expect("a clean end"), 0);
     let reading = tokio::spawn(running.finish());
-    // The step at hand ends, and no other begins.
-    gate.allow(1);
+    gate.open();
     assert_eq!(server.ended().await, Ending::Aborted);
     let events = reading.await.unwrap().events(false);
     let last = events.last().expect("a reason");
