@@ -31,10 +31,11 @@ fn requests(seed: u64) -> Vec<Value> {
             let prompt: Vec<u64> = (0..length)
                 .map(|p| if p < shared { 300 + p % 50 } else { random.between(300, 1000) })
                 .collect();
+            let temperatures = [0.0, 0.5, 1.0, 1.5];
+            let temperature = temperatures[usize::try_from(random.below(4)).unwrap()];
             let mut body = json!({
                 "model": "folio-demo", "prompt": prompt, "stream": true, "ignore_eos": true,
-                "max_tokens": random.between(16, 200), "seed": i,
-                "temperature": [0.0, 0.5, 1.0, 1.5][usize::try_from(random.below(4)).unwrap()],
+                "max_tokens": random.between(16, 200), "seed": i, "temperature": temperature,
             });
             match random.below(5) {
                 0 => body["top_p"] = json!(0.9),

@@ -52,7 +52,7 @@ fn refusal(arguments: &[&str]) -> String {
 fn a_cache_too_small_says_which_flag_to_change_to_what() {
     let said = refusal(&["serve", "--port", "0", "--kv-cache-memory-bytes", "1000"]);
     let flag =
-        said.split("--kv-cache-memory-bytes ").nth(1).expect("the flag with a value").to_owned();
+        said.rsplit("--kv-cache-memory-bytes ").next().expect("the flag with a value").to_owned();
     let value = flag.split(|c: char| !c.is_ascii_digit()).next().expect("a value").to_owned();
     // The advice must work as it stands.
     Server::start(&["--kv-cache-memory-bytes", &value]).stop();

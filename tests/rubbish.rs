@@ -6,81 +6,94 @@ mod common;
 use common::Server;
 use serde_json::{Value, json};
 
-/// (what is sent to which endpoint, a word the answer must contain)
-fn cases() -> Vec<(&'static str, String, &'static str)> {
-    let complete = |change: Value| {
-        let mut body = json!({"model": "folio-demo", "prompt": "Once", "max_tokens": 4});
-        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        ("/v1/completions", body.to_string())
+/// What is sent, to which endpoint, and a word that the answer must contain.
+type Case = (&'static str, String, &'static str);
+
+/// A sound request with `change` made to it.
+fn with(path: &'static str, mut body: Value, change: &Value, word: &'static str) -> Case {
+    for (field, value) in change.as_object().expect("fields") {
+        body[field] = value.clone();
+    }
+    (path, body.to_string(), word)
+}
+
+fn complete(change: &Value, word: &'static str) -> Case {
+    let body = json!({"model": "folio-demo", "prompt": "Once", "max_tokens": 4});
+    with("/v1/completions", body, change, word)
+}
+
+fn chat(change: &Value, word: &'static str) -> Case {
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    let body = json!({"model": "folio-demo", "max_tokens": 4, "messages": messages});
+    with("/v1/chat/completions", body, change, word)
+}
+
+fn not_even_json() -> Vec<Case> {
+    let with_temperature = |number: &str| {
+        format!("{{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":{number}}}")
     };
-    let chat = |change: Value| {
-        let mut body = json!({"model": "folio-demo", "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]});
-        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        ("/v1/chat/completions", body.to_string())
-    };
-    let mut cases: Vec<((&'static str, String), &'static str)> = vec![
-        (("/v1/completions", String::new()), "JSON"),
-        (("/v1/completions", "{\"prompt\": ".to_owned()), "JSON"),
-        (("/v1/completions", "[]".to_owned()), "object"),
-        (
-            (
-                "/v1/completions",
-                "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":NaN}".to_owned(),
-            ),
-            "JSON",
-        ),
-        (
-            (
-                "/v1/completions",
-                "{\"model\":\"folio-demo\",\"prompt\":\"x\",\"temperature\":1e400}".to_owned(),
-            ),
-            "range",
-        ),
-        (("/v1/completions", format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000))), "JSON"),
-    ];
-    let fields = [
-        (complete(json!({"n": 1_000_000_000})), "n "),
-        (complete(json!({"n": 0})), "n "),
-        (complete(json!({"n": -1})), "n "),
-        (complete(json!({"n": "two"})), "n"),
-        (complete(json!({"max_tokens": 0})), "max_tokens"),
-        (complete(json!({"max_tokens": 100_000})), "max_tokens"),
-        (complete(json!({"temperature": -0.5})), "temperature"),
-        (complete(json!({"temperature": "hot"})), "temperature"),
-        (complete(json!({"top_p": 0})), "top_p"),
-        (complete(json!({"top_k": -2})), "top_k"),
-        (complete(json!({"min_p": 2})), "min_p"),
-        (complete(json!({"logprobs": 1_000})), "logprobs"),
-        (complete(json!({"logit_bias": {"-1": 1}})), "logit_bias"),
-        (complete(json!({"stop_token_ids": [1 << 40]})), "stop_token_ids"),
-        (complete(json!({"prompt": []})), "prompt"),
-        (complete(json!({"prompt": ""})), "prompt"),
-        (complete(json!({"prompt": [1, 99_999_999]})), "99999999"),
-        (complete(json!({"prompt": [1, -5]})), "prompt"),
-        (complete(json!({"prompt": [1, 2.5]})), "prompt"),
-        (complete(json!({"prompt": {"text": "x"}})), "prompt"),
-        (complete(json!({"prompt": vec!["x"; 5_000]})), "prompt"),
-        (complete(json!({"prompt": "word ".repeat(100_000)})), "context"),
-        (complete(json!({"stop": vec!["x"; 100]})), "stop"),
-        (complete(json!({"sufix": "x"})), "sufix"),
-        (complete(json!({"suffix": "x"})), "suffix"),
-        (complete(json!({"stream": "yes"})), "stream"),
-        (complete(json!({"stream_options": {"include_usage": true}})), "stream_options"),
-        (chat(json!({"messages": []})), "messages"),
-        (chat(json!({"messages": "Hi"})), "messages"),
-        (chat(json!({"messages": [{"role": "wizard", "content": "Hi"}]})), "role"),
-        (
-            chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
-            "messages[0].content[0]",
-        ),
-        (chat(json!({"messages": [{"content": "Hi"}]})), "role"),
-        (chat(json!({"tools": [{"type": "function", "function": {"name": "f"}}]})), "tools"),
-        (chat(json!({"response_format": {"type": "json_object"}})), "response_format"),
-        (chat(json!({"chat_template": "{{ 'a' * 10 ** 9 }}"})), "chat_template"),
-        (chat(json!({"top_logprobs": 3})), "logprobs"),
-    ];
-    cases.extend(fields);
-    cases.into_iter().map(|((path, body), word)| (path, body, word)).collect()
+    [
+        (String::new(), "JSON"),
+        ("{\"prompt\": ".to_owned(), "JSON"),
+        ("[]".to_owned(), "object"),
+        (with_temperature("NaN"), "JSON"),
+        (with_temperature("1e400"), "range"),
+        (format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), "JSON"),
+    ]
+    .map(|(body, word)| ("/v1/completions", body, word))
+    .into()
+}
+
+fn numbers() -> Vec<Case> {
+    vec![
+        complete(&json!({"n": 1_000_000_000}), "n "),
+        complete(&json!({"n": 0}), "n "),
+        complete(&json!({"n": -1}), "n "),
+        complete(&json!({"n": "two"}), "n"),
+        complete(&json!({"max_tokens": 0}), "max_tokens"),
+        complete(&json!({"max_tokens": 100_000}), "max_tokens"),
+        complete(&json!({"temperature": -0.5}), "temperature"),
+        complete(&json!({"temperature": "hot"}), "temperature"),
+        complete(&json!({"top_p": 0}), "top_p"),
+        complete(&json!({"top_k": -2}), "top_k"),
+        complete(&json!({"min_p": 2}), "min_p"),
+        complete(&json!({"logprobs": 1_000}), "logprobs"),
+        complete(&json!({"logit_bias": {"-1": 1}}), "logit_bias"),
+        complete(&json!({"stop_token_ids": [1_u64 << 40]}), "stop_token_ids"),
+    ]
+}
+
+fn prompts_and_texts() -> Vec<Case> {
+    vec![
+        complete(&json!({"prompt": []}), "prompt"),
+        complete(&json!({"prompt": ""}), "prompt"),
+        complete(&json!({"prompt": [1, 99_999_999]}), "99999999"),
+        complete(&json!({"prompt": [1, -5]}), "prompt"),
+        complete(&json!({"prompt": [1, 2.5]}), "prompt"),
+        complete(&json!({"prompt": {"text": "x"}}), "prompt"),
+        complete(&json!({"prompt": vec!["x"; 5_000]}), "prompt"),
+        complete(&json!({"prompt": "word ".repeat(100_000)}), "context"),
+        complete(&json!({"stop": vec!["x"; 100]}), "stop"),
+        complete(&json!({"sufix": "x"}), "sufix"),
+        complete(&json!({"suffix": "x"}), "suffix"),
+        complete(&json!({"stream": "yes"}), "stream"),
+        complete(&json!({"stream_options": {"include_usage": true}}), "stream_options"),
+    ]
+}
+
+fn conversations() -> Vec<Case> {
+    let image = json!([{"role": "user", "content": [{"type": "image_url"}]}]);
+    vec![
+        chat(&json!({"messages": []}), "messages"),
+        chat(&json!({"messages": "Hi"}), "messages"),
+        chat(&json!({"messages": [{"role": "wizard", "content": "Hi"}]}), "role"),
+        chat(&json!({"messages": image}), "messages[0].content[0]"),
+        chat(&json!({"messages": [{"content": "Hi"}]}), "role"),
+        chat(&json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "tools"),
+        chat(&json!({"response_format": {"type": "json_object"}}), "response_format"),
+        chat(&json!({"chat_template": "{{ 'a' * 10 ** 9 }}"}), "chat_template"),
+        chat(&json!({"top_logprobs": 3}), "logprobs"),
+    ]
 }
 
 #[test]
@@ -97,7 +110,8 @@ fn rubbish_is_refused_with_a_sentence_and_a_running_stream_does_not_notice() {
 
     let mut running = server.stream("/v1/completions", &canary);
     let beginning = text(&mut running.by_ref().take(1));
-    for (path, body, word) in cases() {
+    let cases = [not_even_json(), numbers(), prompts_and_texts(), conversations()].concat();
+    for (path, body, word) in cases {
         let shown: String = body.chars().take(200).collect();
         let (status, answer) = server.post_text(path, &body);
         assert!((400..500).contains(&status), "{status} for {shown}: {answer}");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 
 /// A running `folio serve` on a free port of the loopback interface. Killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     process: Child,
     url: String,
     agent: ureq::Agent,
@@ -15,7 +15,7 @@ pub struct Server {
 
 impl Server {
     /// Starts the binary with `flags` after `serve` and waits until it says its address.
-    pub fn start(flags: &[&str]) -> Self {
+    pub(crate) fn start(flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
             .args(["serve", "--port", "0"])
             .args(flags)
@@ -40,21 +40,21 @@ impl Server {
         Self { process, url, agent: config.build().into() }
     }
 
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut answer = self.agent.get(format!("{}{path}", self.url)).call().expect("an answer");
         (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let (status, text) = self.post_text(path, &body.to_string());
         (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")))
     }
 
-    pub fn post_text(&self, path: &str, body: &str) -> (u16, String) {
+    pub(crate) fn post_text(&self, path: &str, body: &str) -> (u16, String) {
         let mut answer = self.send(path, body);
         (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
     }
@@ -68,14 +68,14 @@ impl Server {
     }
 
     /// Starts a streamed request; the stream ends the request when dropped.
-    pub fn stream(&self, path: &str, body: &Value) -> Stream {
+    pub(crate) fn stream(&self, path: &str, body: &Value) -> Stream {
         let answer = self.send(path, &body.to_string());
         assert_eq!(answer.status().as_u16(), 200, "{body}");
         Stream { lines: BufReader::new(Box::new(answer.into_body().into_reader())) }
     }
 
     /// The sum of a metric over its labels.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200);
         let values: Vec<f64> = text
@@ -88,7 +88,7 @@ impl Server {
     }
 
     /// Waits until nothing runs any more and the engine is healthy; then every block must be free.
-    pub fn assert_nothing_leaked(&self) {
+    pub(crate) fn assert_nothing_leaked(&self) {
         loop {
             let (status, text) = self.get("/health");
             assert_eq!(status, 200, "{text}");
@@ -103,18 +103,18 @@ impl Server {
     }
 
     /// Sends the signal `TERM`, `INT`, ….
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
         assert!(sent.success());
     }
 
-    pub fn wait(mut self) -> ExitStatus {
+    pub(crate) fn wait(mut self) -> ExitStatus {
         self.process.wait().expect("it ends")
     }
 
     /// Drains the server and demands a clean end.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.signal("TERM");
         let status = self.wait();
         assert!(status.success(), "{status}");
@@ -136,7 +136,7 @@ fn address(line: &str) -> Option<String> {
 }
 
 /// A stream of server-sent events.
-pub struct Stream {
+pub(crate) struct Stream {
     lines: BufReader<Box<dyn Read + Send>>,
 }
 
@@ -160,10 +160,10 @@ impl Iterator for Stream {
 }
 
 /// A small generator of repeatable test inputs (SplitMix64).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -171,7 +171,7 @@ impl Random {
         (z ^ (z >> 31)) % limit
     }
 
-    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 }
