@@ -325,7 +325,10 @@ def save_folder(model, tokenizer, out):
     save_file({n: p.detach().to("cpu", torch.bfloat16).contiguous() for n, p in model.named_parameters()}, out / "model.safetensors", {"format": "pt"})
     (out / "model.safetensors").chmod(0o644)
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    (out / "generation_config.json").write_text(json.dumps({"bos_token_id": BOS, "eos_token_id": EOS}, indent=2) + "\n")
+    # A model this small loses the thread at higher temperatures; a request may still ask for one.
+    sampling = {"do_sample": True, "temperature": 0.3, "top_p": 0.9}
+    ends = {"bos_token_id": BOS, "eos_token_id": EOS}
+    (out / "generation_config.json").write_text(json.dumps(ends | sampling, indent=2) + "\n")
     tokenizer.save(str(out / "tokenizer.json"))
     (out / "tokenizer_config.json").write_text(json.dumps({
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIALS[BOS], "eos_token": SPECIALS[EOS], "add_bos_token": True,
