@@ -236,8 +236,13 @@ proptest! {
             }
             pair.cpu.attend(&spec, &step, layer, &qkv.0, &caches.0, &mut out.0);
             pair.naive.attend(&spec, &step, layer, &qkv.1, &caches.1, &mut out.1);
-            // Keys and values near the middle of two 16-bit numbers may round either way.
-            let tolerance = match kept { Dtype::F32 => 2e-5, Dtype::F16 => 2e-3, Dtype::Bf16 => 1.5e-2 };
+            // Where keys are computed first, those near the middle of two 16-bit numbers may round either way.
+            let computed = dims > 0 || head_normed;
+            let tolerance = match kept {
+                Dtype::F16 if computed => 2e-3,
+                Dtype::Bf16 if computed => 1.5e-2,
+                _ => 2e-5,
+            };
             assert_close(&out, rows, tolerance);
         }
     }
@@ -308,7 +313,11 @@ fn whole_models_at_every_width() {
     }
 }
 
-/// How far rounding the weights moves a trained model, and that nothing else moves it.
+/// How far rounding to sixteen bits moves a trained model, and that nothing else moves it.
+///
+/// Rounded weights alone move log-probabilities further than the tolerance for f32, so the oracle runs on the same
+/// rounded weights. Of keys and values rounded after they are computed, those near the middle of two numbers may go
+/// either way, which is a part of the rounding's own effect (up to 8e-3 for f16, 4e-2 for bf16 on these cases).
 #[test]
 fn trained_models_in_sixteen_bits() {
     for (model, dtype) in
@@ -320,18 +329,21 @@ fn trained_models_in_sixteen_bits() {
         assert_eq!(open(&folder).stored_dtype(), dtype);
         let cases = cases(&golden);
         let jobs: Vec<_> = cases.iter().take(3).map(|case| Job::greedy(&case.prompt, 8)).collect();
-        let setup = Setup { kv_dtype: Some(Dtype::F32), ..Setup::default() };
-        let rounded = deviation(&folder, &setup, &jobs);
-        let (mut runner, plan) = cpu_runner(&open(&folder), &setup);
-        let outcomes = Driver::new(&mut runner, &plan, 3).run(&jobs, &setup);
-        let scores = cases.iter().zip(&outcomes).flat_map(|(case, ours)| {
-            let ours = ours.prompt_scores.iter().map(|score| f64::from(score.logprob));
-            ours.zip(&case.prompt_logprobs).map(|(a, b)| (a - b).abs())
-        });
-        let rounding = scores.fold(0.0_f64, f64::max);
-        println!(
-            "{model}: {rounded:.1e} from the oracle on the same weights, {rounding:.1e} from the f32 model"
-        );
-        assert!(rounded < 1e-4);
+        for (kv_dtype, tolerance) in [(Dtype::F32, 1e-4), (dtype, 1e-2)] {
+            let setup = Setup { kv_dtype: Some(kv_dtype), ..Setup::default() };
+            let rounded = deviation(&folder, &setup, &jobs);
+            let (mut runner, plan) = cpu_runner(&open(&folder), &setup);
+            let outcomes = Driver::new(&mut runner, &plan, 3).run(&jobs, &setup);
+            let scores = cases.iter().zip(&outcomes).flat_map(|(case, ours)| {
+                let ours = ours.prompt_scores.iter().map(|score| f64::from(score.logprob));
+                ours.zip(&case.prompt_logprobs).map(|(a, b)| (a - b).abs())
+            });
+            let rounding = scores.fold(0.0_f64, f64::max);
+            println!(
+                "{model}, keys and values in {kv_dtype}: {rounded:.1e} from the oracle on the same rounded numbers, \
+                 {rounding:.1e} from the f32 model"
+            );
+            assert!(rounded < tolerance);
+        }
     }
 }
