@@ -1,2 +1,22 @@
-//! text
+//! Strings on one side, tokens on the other.
+//!
+//! The engine speaks tokens and people speak text. This crate is where they meet: a conversation becomes a prompt
+//! ([`ChatTemplate`]), a prompt becomes tokens ([`Tokenizer`]), tokens become a stream of text ([`Detokenizer`]) that ends at
+//! its stop strings ([`StopFinder`]).
+//!
+//! It depends on nothing of ours and has no clock, files or environment. Everything it reads comes from a model's folder or a
+//! client, so every entrance is bounded and every failure is a sentence.
 #![forbid(unsafe_code)]
+
+mod config;
+mod detok;
+mod stops;
+mod table;
+mod template;
+mod tokenizer;
+
+pub use config::{ConfigError, TokenizerConfig};
+pub use detok::Detokenizer;
+pub use stops::{Found, StopFinder};
+pub use template::{ChatTemplate, DateTime, RenderInput, SpecialTokens, TemplateError};
+pub use tokenizer::{Tokenizer, TokenizerError};
