@@ -251,3 +251,40 @@ fn environment() -> Environment<'static> {
 fn guarded<T>(work: impl FnOnce() -> Result<T, TemplateError>) -> Result<T, TemplateError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(TemplateError::Internal))
 }
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    /// A name that compiles but is not registered would fail only in front of a user.
+    #[test]
+    fn every_name_that_compiles_can_be_called() {
+        let filters = filters::NAMES.map(|name| format!("{{{{ messages | {name} }}}}"));
+        let operators = ["<", "<=", "==", "!=", ">", ">="];
+        let words = tests::NAMES.iter().filter(|name| !operators.contains(name));
+        let tests = words.map(|name| format!("{{{{ messages is {name}(1) }}}}"));
+        let symbols = operators.map(|name| format!("{{{{ messages | select('{name}', 1) }}}}"));
+        for source in filters.into_iter().chain(tests).chain(symbols) {
+            let template = ChatTemplate::compile(&source, SpecialTokens::default()).unwrap();
+            let input = RenderInput {
+                messages: &Json::from(vec![1]),
+                add_generation_prompt: false,
+                tools: None,
+                extra: None,
+                now: DateTime::from_unix_seconds(0),
+                max_output: 100,
+            };
+            if let Err(error) = template.render(&input) {
+                assert!(!error.to_string().contains("unknown"), "{source}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn texts_can_be_shared_between_threads() {
+        fn shared<T: Send + Sync + Clone>() {}
+        shared::<ChatTemplate>();
+        shared::<crate::Tokenizer>();
+        shared::<crate::TokenizerConfig>();
+    }
+}
