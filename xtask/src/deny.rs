@@ -47,7 +47,11 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     }
     problems.extend(duplicates(&metadata.shipped(), &rules.bans));
     if problems.is_empty() {
-        eprintln!("{} packages, {} of them shipped", metadata.packages.len(), metadata.shipped().len());
+        eprintln!(
+            "{} packages, {} of them shipped",
+            metadata.packages.len(),
+            metadata.shipped().len()
+        );
         return Ok(());
     }
     bail!("deny.toml is not obeyed:\n  {}", problems.join("\n  "))
@@ -60,7 +64,8 @@ fn banned(package: &Package, bans: &Bans) -> Option<String> {
 
 fn bad_source(package: &Package) -> Option<String> {
     let source = package.source.as_deref()?;
-    (source != REGISTRY).then(|| format!("{} comes from {source}, not from crates.io", package.name))
+    (source != REGISTRY)
+        .then(|| format!("{} comes from {source}, not from crates.io", package.name))
 }
 
 fn bad_license(package: &Package, licenses: &Licenses) -> Option<String> {
@@ -71,10 +76,13 @@ fn bad_license(package: &Package, licenses: &Licenses) -> Option<String> {
     // Old manifests write MIT/Apache-2.0 for "or".
     let expression = match spdx::Expression::parse_mode(text, spdx::ParseMode::LAX) {
         Ok(expression) => expression,
-        Err(error) => return Some(format!("{name}: licence {text:?} cannot be read: {}", error.reason)),
+        Err(error) => {
+            return Some(format!("{name}: licence {text:?} cannot be read: {}", error.reason));
+        }
     };
     let allowed = |req: &spdx::LicenseReq| {
-        req.license.id().is_some_and(|id| licenses.allow.iter().any(|a| a == id.name)) && req.addition.is_none()
+        req.license.id().is_some_and(|id| licenses.allow.iter().any(|a| a == id.name))
+            && req.addition.is_none()
     };
     (!expression.evaluate(allowed)).then(|| format!("{name}: licence {text} is not on the list"))
 }
@@ -87,6 +95,8 @@ fn duplicates(packages: &[&Package], bans: &Bans) -> Vec<String> {
     versions
         .into_iter()
         .filter(|(name, found)| found.len() > 1 && !bans.skip.iter().any(|s| s.name == *name))
-        .map(|(name, found)| format!("{name} comes in {} versions: {}", found.len(), found.join(", ")))
+        .map(|(name, found)| {
+            format!("{name} comes in {} versions: {}", found.len(), found.join(", "))
+        })
         .collect()
 }

@@ -56,12 +56,14 @@ impl Metadata {
         if !output.status.success() {
             bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
         }
-        serde_json::from_slice(&output.stdout).context("cargo metadata printed something unexpected")
+        serde_json::from_slice(&output.stdout)
+            .context("cargo metadata printed something unexpected")
     }
 
     /// The packages that end up in what users build: everything the workspace needs without its tests and benches.
     pub(crate) fn shipped(&self) -> Vec<&Package> {
-        let nodes: HashMap<&str, &Node> = self.resolve.nodes.iter().map(|n| (n.id.as_str(), n)).collect();
+        let nodes: HashMap<&str, &Node> =
+            self.resolve.nodes.iter().map(|n| (n.id.as_str(), n)).collect();
         let mut found: Vec<&str> = self.workspace_members.iter().map(String::as_str).collect();
         let mut next = 0;
         while let Some(&id) = found.get(next) {
@@ -81,6 +83,9 @@ impl Metadata {
 fn host_triple() -> Result<String> {
     let output = Command::new("rustc").arg("-vV").output().context("cannot start rustc")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let host = text
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc -vV names no host")?;
     Ok(host.to_owned())
 }
