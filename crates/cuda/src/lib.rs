@@ -81,7 +81,10 @@ fn device(library: &Library, ordinal: c_int) -> Result<Device, ProbeError> {
     Ok(Device { name: name.to_string_lossy().into_owned(), memory_bytes })
 }
 
-fn function<'lib, F>(library: &'lib Library, name: &'static str) -> Result<Symbol<'lib, F>, ProbeError> {
+fn function<'lib, F>(
+    library: &'lib Library,
+    name: &'static str,
+) -> Result<Symbol<'lib, F>, ProbeError> {
     // SAFETY: the callers name each function with the type of the CUDA driver API reference.
     unsafe { library.get(name.as_bytes()) }.map_err(|_| ProbeError::MissingFunction(name))
 }
@@ -97,7 +100,9 @@ mod tests {
     #[test]
     fn a_machine_without_a_driver_is_told_so_and_one_with_it_lists_named_devices() {
         match devices() {
-            Ok(devices) => assert!(devices.iter().all(|d| !d.name.is_empty() && d.memory_bytes > 0)),
+            Ok(devices) => {
+                assert!(devices.iter().all(|d| !d.name.is_empty() && d.memory_bytes > 0))
+            }
             Err(error) => assert!(error.to_string().contains("CUDA driver"), "{error}"),
         }
     }
