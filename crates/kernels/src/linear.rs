@@ -106,7 +106,7 @@ fn products<L: Lanes, E: Element>(
                         sums: sums.as_mut_ptr().add((first * panels + panel) * LANES),
                         sums_stride: panels * LANES,
                     };
-                    tiles::<L, E, StepMajor>(l, &tile, padded, together.min(panels - panel));
+                    tiles::<L, E, StepMajor<true>>(l, &tile, padded, together.min(panels - panel));
                 }
             }
         }

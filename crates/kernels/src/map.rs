@@ -40,3 +40,23 @@ impl Deref for MappedFile {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_mapped_and_a_folder_is_refused() {
+        let folder = std::env::temp_dir().join(format!("folio-kernels-map-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("file");
+        std::fs::write(&path, b"weights").unwrap();
+        let mapped = MappedFile::open(&path).unwrap();
+        std::fs::write(folder.join("empty"), b"").unwrap();
+        let empty = MappedFile::open(&folder.join("empty")).unwrap();
+        assert_eq!((&mapped[..], &empty[..]), (&b"weights"[..], &b""[..]));
+        assert!(MappedFile::open(&folder).is_err());
+        assert!(MappedFile::open(&folder.join("missing")).is_err());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -25,18 +25,22 @@ pub(crate) struct Tile<E> {
     pub(crate) sums_stride: usize,
 }
 
-/// Where `x(k, r)` is, known when the tile is compiled.
+/// Where `x(k, r)` is, and whether weights come from memory; known when the tile is compiled.
 pub(crate) trait Order {
+    /// Whether to ask for weights ahead of the arithmetic.
+    const STREAM: bool;
     fn offset(k: usize, r: usize, rows: usize) -> usize;
 }
 
 /// `[k][rows]`
-pub(crate) struct StepMajor;
+pub(crate) struct StepMajor<const STREAM: bool>;
 
-/// `[rows][STRIDE]`
+/// `[rows][STRIDE]`, with weights that are in the cache.
 pub(crate) struct RowMajor<const STRIDE: usize>;
 
-impl Order for StepMajor {
+impl<const STREAM: bool> Order for StepMajor<STREAM> {
+    const STREAM: bool = STREAM;
+
     #[inline(always)]
     fn offset(k: usize, r: usize, rows: usize) -> usize {
         k * rows + r
@@ -44,6 +48,8 @@ impl Order for StepMajor {
 }
 
 impl<const STRIDE: usize> Order for RowMajor<STRIDE> {
+    const STREAM: bool = false;
+
     #[inline(always)]
     fn offset(k: usize, r: usize, _rows: usize) -> usize {
         r * STRIDE + k
@@ -81,9 +87,10 @@ unsafe fn tile<L: Lanes, E: Element, O: Order, const R: usize, const P: usize>(l
             let mut odd = even;
             for p in 0..P {
                 let at = t.weights.add(p * t.panel_stride + pair * 2 * LANES);
-                l.prefetch(at.cast::<u8>().wrapping_add(AHEAD));
-                if size_of::<E>() * 2 * LANES > 64 {
-                    l.prefetch(at.cast::<u8>().wrapping_add(AHEAD + 64));
+                if O::STREAM {
+                    for line in (0..size_of::<E>() * 2 * LANES).step_by(64) {
+                        l.prefetch(at.cast::<u8>().wrapping_add(AHEAD + line));
+                    }
                 }
                 (even[p], odd[p]) = E::load_steps(l, &*at.cast());
             }

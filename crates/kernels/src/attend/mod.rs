@@ -5,6 +5,7 @@
 //! the order: not the block size, the chunk a token came in, its neighbours, the window's start, or who computes which
 //! partition. So a long context may be split over threads, and gives the same bits.
 
+mod stage;
 mod unit;
 
 use std::ops::Range;

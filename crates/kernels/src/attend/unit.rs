@@ -9,8 +9,9 @@
 
 use std::ops::Range;
 
+use super::stage::{stage_keys, stage_values};
 use super::{Job, PARTITION, SLACK, STAGE, STAGED_SLACK, Sizes, Unit, visible};
-use crate::dtype::{Element, with_element};
+use crate::dtype::with_element;
 use crate::lanes::{LANES, Lanes};
 use crate::math::{exp, tanh};
 use crate::tile::{Deal, Dealt, RowMajor, StepMajor, Tile, size_within, tiles};
@@ -65,13 +66,13 @@ impl<'a> Scratch<'a> {
 }
 
 /// What the steps of a unit have in common.
-struct Unified<'a> {
-    job: &'a Job<'a>,
-    unit: &'a Unit,
-    sizes: Sizes,
+pub(super) struct Unified<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) unit: &'a Unit,
+    pub(super) sizes: Sizes,
     /// Position of the unit's first token.
-    start: usize,
-    table: &'a [u32],
+    pub(super) start: usize,
+    pub(super) table: &'a [u32],
 }
 
 impl<'a> Unified<'a> {
@@ -86,7 +87,7 @@ impl<'a> Unified<'a> {
         }
     }
 
-    fn tokens(&self) -> usize {
+    pub(super) fn tokens(&self) -> usize {
         self.unit.tokens.len()
     }
 
@@ -183,8 +184,8 @@ fn merge_row<L: Lanes>(
 ) {
     let (old, new) = (total.max[row], part.max[row]);
     let max = if old > new { old } else { new };
-    let shrink = |x: f32| l.fold_max(exp(l, l.splat(x - max)));
-    let (a, b) = (shrink(old), shrink(new));
+    // Not a closure: it would not be compiled for the instruction set.
+    let (a, b) = (exp_of(l, old - max), exp_of(l, new - max));
     total.max[row] = max;
     total.weight[row] = total.weight[row].mul_add(a, part.weight[row] * b);
     let (a, b) = (l.splat(a), l.splat(b));
@@ -193,6 +194,11 @@ fn merge_row<L: Lanes>(
     for (sum, part) in sums.iter_mut().zip(parts) {
         l.store(l.fma(l.load(sum), a, l.mul(l.load(part), b)), sum);
     }
+}
+
+#[inline(always)]
+fn exp_of<L: Lanes>(l: L, x: f32) -> f32 {
+    l.fold_max(exp(l, l.splat(x)))
 }
 
 /// Divides by the weights and writes the output.
@@ -232,58 +238,6 @@ fn pack_queries<L: Lanes>(_: L, u: &Unified<'_>, queries: &mut [f32]) {
     }
 }
 
-/// Walks the rows of one head's keys or values from a position on, through the block table.
-struct Walk<'a, E> {
-    /// The run of block 0.
-    base: *const E,
-    table: &'a [u32],
-    block_stride: usize,
-    block_size: usize,
-    row: usize,
-    /// Entry of the table and slot of the next position.
-    entry: usize,
-    slot: usize,
-}
-
-impl<'a, E: Element> Walk<'a, E> {
-    #[inline(always)]
-    fn new(u: &Unified<'a>, value: usize, position: usize) -> Self {
-        let shape = u.job.cache.shape();
-        let run = shape.run(u.job.layer, 0, value, u.unit.kv_head);
-        Self {
-            base: u.job.cache.elements::<E>()[run..].as_ptr(),
-            table: u.table,
-            block_stride: shape.layer_block().unwrap_or(0),
-            block_size: shape.block_size,
-            row: shape.row(),
-            entry: position / shape.block_size,
-            slot: position % shape.block_size,
-        }
-    }
-
-    /// The row of the next position, which must be in the table.
-    #[inline(always)]
-    fn next(&mut self) -> *const E {
-        let block = self.table[self.entry] as usize;
-        let at = self.base.wrapping_add(block * self.block_stride + self.slot * self.row);
-        self.slot += 1;
-        if self.slot == self.block_size {
-            self.slot = 0;
-            self.entry += 1;
-        }
-        at
-    }
-
-    /// Asks for the cache lines of the next position.
-    #[inline(always)]
-    fn prefetch<L: Lanes>(&mut self, l: L) {
-        let at = self.next().cast::<u8>();
-        for line in (0..self.row * size_of::<E>()).step_by(64) {
-            l.prefetch(at.wrapping_add(line));
-        }
-    }
-}
-
 /// q·k of all rows and all positions of a partition that any token sees (and maybe some more).
 #[inline(always)]
 fn scores<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>) {
@@ -315,51 +269,7 @@ fn scores<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>
                     sums: s.scores[first * PARTITION + column..].as_mut_ptr(),
                     sums_stride: PARTITION,
                 };
-                tiles::<L, f32, StepMajor>(l, &tile, padded, panels.len());
-            }
-        }
-    }
-}
-
-/// Lays out keys: panel `p` is positions `stage + 16 p ..`, `[row][16]`. Positions from `end` on are zero.
-#[inline(always)]
-fn stage_keys<L: Lanes, E: Element>(
-    l: L,
-    u: &Unified<'_>,
-    stage: usize,
-    panels: Range<usize>,
-    end: usize,
-    staged: &mut [f32],
-) {
-    let width = u.sizes.row;
-    let first = stage + panels.start * LANES;
-    let last = u.start + u.tokens();
-    let mut keys = Walk::<E>::new(u, 0, first);
-    // What is wanted soon: the values of these positions, and the keys of the next stage.
-    let mut values = Walk::<E>::new(u, 1, first);
-    let mut later = Walk::<E>::new(u, 0, first + STAGE);
-    let (staged, _) = staged.as_chunks_mut::<LANES>();
-    for panel in panels {
-        let position = stage + panel * LANES;
-        let count = (end - position).min(LANES);
-        let mut at = [std::ptr::null(); LANES];
-        for (i, at) in at.iter_mut().enumerate().take(count) {
-            *at = keys.next();
-            values.prefetch(l);
-            if position + i + STAGE < last {
-                later.prefetch(l);
-            }
-        }
-        for k in (0..width).step_by(LANES) {
-            let mut rows = [l.splat(0.0); LANES];
-            for i in 0..count {
-                // SAFETY: the batch was checked, so positions below `end` have blocks inside the cache, and a row there has
-                // `width` elements.
-                rows[i] = E::load(l, unsafe { &*at[i].add(k).cast() });
-            }
-            l.transpose(&mut rows);
-            for (to, row) in staged[panel * width + k..][..LANES].iter_mut().zip(rows) {
-                l.store(row, to);
+                tiles::<L, f32, StepMajor<false>>(l, &tile, padded, panels.len());
             }
         }
     }
@@ -470,28 +380,6 @@ fn weigh_values<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scrat
                     tiles::<L, f32, RowMajor<PARTITION>>(l, &tile, rows, panels);
                 }
             }
-        }
-    }
-}
-
-/// Lays out the values of `positions`: panel `p` is numbers `16 p ..` of the head, `[STAGE][16]`.
-#[inline(always)]
-fn stage_values<L: Lanes, E: Element>(
-    l: L,
-    u: &Unified<'_>,
-    stage: usize,
-    positions: Range<usize>,
-    staged: &mut [f32],
-) {
-    let mut values = Walk::<E>::new(u, 1, positions.start);
-    let (staged, _) = staged.as_chunks_mut::<LANES>();
-    for position in positions {
-        let at = values.next();
-        for panel in 0..u.sizes.row / LANES {
-            // SAFETY: the batch was checked, so the position has a block inside the cache, and a row there has as many
-            // elements as the panels have lanes.
-            let value = E::load(l, unsafe { &*at.add(panel * LANES).cast() });
-            l.store(value, &mut staged[panel * STAGE + position - stage]);
         }
     }
 }

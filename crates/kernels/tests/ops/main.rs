@@ -11,4 +11,5 @@ mod linear;
 mod logits;
 mod norm;
 mod pack;
+mod portable;
 mod team;

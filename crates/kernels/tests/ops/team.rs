@@ -94,3 +94,13 @@ fn results_of_a_region_are_seen_after_it() {
     }
     assert_eq!(sums, [1999 * 1000; 3]);
 }
+
+#[test]
+fn an_engine_may_be_built_on_one_thread_and_run_on_another() {
+    fn send<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    send::<folio_kernels::Context>();
+    shared::<folio_kernels::PackedMatrix>();
+    shared::<folio_kernels::KvCache>();
+    shared::<folio_kernels::MappedFile>();
+}
