@@ -1,4 +1,5 @@
 //! From start to end: ready, drained by the first signal, ended by the second, and refusals at start that help.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 

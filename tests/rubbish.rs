@@ -1,5 +1,6 @@
 //! What people and machines send by mistake or on purpose: each gets an answer that a person can act on, and a stream that
 //! runs at the same time does not notice.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 
