@@ -101,7 +101,7 @@ mod tests {
     fn a_machine_without_a_driver_is_told_so_and_one_with_it_lists_named_devices() {
         match devices() {
             Ok(devices) => {
-                assert!(devices.iter().all(|d| !d.name.is_empty() && d.memory_bytes > 0))
+                assert!(devices.iter().all(|d| !d.name.is_empty() && d.memory_bytes > 0));
             }
             Err(error) => assert!(error.to_string().contains("CUDA driver"), "{error}"),
         }
