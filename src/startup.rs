@@ -1,4 +1,5 @@
 //! From settings to a running engine, with everything a user sees meanwhile: progress, the memory plan, refusals.
+#![allow(clippy::print_stderr, reason = "what a user sees at start is what this file is for")]
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
