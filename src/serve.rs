@@ -1,12 +1,13 @@
 //! `folio serve`: the HTTP server around a running engine, its signals and its end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use folio_server::{App, Ending, ModelFacts, ModelTexts, ServerConfig};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::ServeArgs;
@@ -41,10 +42,12 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         template: running.template,
         defaults: defaults(running.defaults),
     };
+    // Caught before anybody is told the address, so that no signal can come too early to drain.
+    let signals = runtime.block_on(async { Signals::catch() }).context("cannot catch signals")?;
     greet(address, &config);
     let app = App::new(config, running.engine, texts);
     let (sender, shutdown) = mpsc::channel(1);
-    runtime.spawn(forward_signals(sender));
+    runtime.spawn(signals.forward(sender));
     runtime.spawn_blocking(report_gpus);
     let ending = runtime.block_on(folio_server::serve(listener, app, shutdown));
     // Whatever still holds a handle to the engine goes with the runtime.
@@ -106,21 +109,29 @@ fn greet(address: SocketAddr, config: &ServerConfig) {
     }
 }
 
-/// Sends one message per SIGTERM or SIGINT.
-async fn forward_signals(sender: mpsc::Sender<()>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::warn!("signals cannot be caught: the server ends without finishing its requests");
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if sender.send(()).await.is_err() {
-            return;
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on the signals no longer end the process. Needs an async runtime around it.
+    fn catch() -> io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Sends one message per signal.
+    async fn forward(mut self, sender: mpsc::Sender<()>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            if sender.send(()).await.is_err() {
+                return;
+            }
         }
     }
 }

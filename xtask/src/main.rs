@@ -50,12 +50,9 @@ fn root() -> PathBuf {
 
 fn check() -> Result<()> {
     cargo("formatting", &["fmt", "--all", "--check"])?;
-    cargo(
-        "lints",
-        &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"],
-    )?;
+    cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     step("dependencies", || deny::check(&root()))?;
-    cargo("house rules", &["test", "--quiet", "--package", "folio", "--test", "tidy"])
+    cargo("house rules", &["test", "--package", "folio", "--test", "tidy"])
 }
 
 fn test() -> Result<()> {
