@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use crate::run;
 
 pub(crate) fn check(root: &Path) -> Result<()> {
-    run(Command::new(env!("CARGO")).args(["build", "--package", "folio"]).current_dir(root))?;
+    // The same selection of packages as in the tests, or cargo would build them again with other features.
+    let build = ["test", "--workspace", "--no-run", "--quiet"];
+    run(Command::new(env!("CARGO")).args(build).current_dir(root))?;
     let python = environment(root)?;
     run(Command::new(python)
         .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "tests/clients"])

@@ -52,7 +52,7 @@ fn check() -> Result<()> {
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     step("dependencies", || deny::check(&root()))?;
-    cargo("house rules", &["test", "--package", "folio", "--test", "tidy"])
+    cargo("house rules", &["test", "--workspace", "--test", "tidy"])
 }
 
 fn test() -> Result<()> {
