@@ -1,6 +1,11 @@
 //! What several tests need: files, and the data beside the checkout, which is an extra.
 // Each test binary uses a part of it, and what is skipped is said on the test's output.
-#![allow(dead_code, unreachable_pub, clippy::print_stdout)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::print_stdout,
+    reason = "each test file uses its own part of this module, and a skipped test says so"
+)]
 
 use std::path::{Path, PathBuf};
 
