@@ -1,5 +1,4 @@
 //! What several tests need: files, and the data beside the checkout, which is an extra.
-// Each test binary uses a part of it, and what is skipped is said on the test's output.
 #![allow(
     dead_code,
     unreachable_pub,
