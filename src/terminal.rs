@@ -127,7 +127,7 @@ impl Terminal {
         let prompt = tokenizer.encode(prompt, text)?;
         let mut decoder = Detokenizer::new(tokenizer.clone(), true, &prompt);
         let prompt = prompt.into_iter().map(Token).collect();
-        let job = Job { prompt, params: self.params.clone(), salt: Salt::default() };
+        let job = Job::new(prompt, self.params.clone(), Salt::default());
         let mut generation = self.running.engine.generate(job)?;
         let mut whole = String::new();
         while let Some(updates) = self.runtime.block_on(generation.next()) {

@@ -31,7 +31,12 @@ pub enum EventKind {
     },
     /// Scores of prompt tokens, in order; the first prompt token has none. May come in several parts.
     PromptScored(Vec<Score>),
-    /// A sequence got a token, its last one if `finish` is set.
+    /// All sequences of a request that ranks its choices have ended. The tokens of the `n` best follow, choice by choice.
+    Ranked {
+        /// Score of each choice, best first: the mean log-probability of its tokens, or what the beam search made of it.
+        scores: Vec<f64>,
+    },
+    /// A choice got a token, its last one if `finish` is set.
     Sampled {
         /// Which of the `n` choices.
         choice: u32,
@@ -44,6 +49,8 @@ pub enum EventKind {
     Ended {
         /// How often the group was preempted.
         preemptions: u32,
+        /// How many of the preemptions swapped its blocks out.
+        swaps: u32,
     },
     /// The group is gone.
     Failed(Failure),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ids::Token;
+use crate::ids::{SwapSlot, Token};
 use crate::plan::StepPlan;
 
 /// A token's natural log-probability and the likeliest tokens at its position, best first.
@@ -31,6 +31,15 @@ pub enum DrawFault {
     NotFinite,
 }
 
+/// What swapping cost in one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwapWork {
+    /// Blocks that were moved, in either direction.
+    pub blocks: u32,
+    /// Microseconds for which they held up the step.
+    pub micros: u64,
+}
+
 /// What a step produced.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutput {
@@ -38,13 +47,20 @@ pub struct StepOutput {
     pub draws: Vec<Result<Drawn, DrawFault>>,
     /// One per [`StepPlan::targets`], in order.
     pub scores: Vec<Score>,
+    /// Slots whose contents could not be brought back. Their groups are computed again.
+    pub lost: Vec<SwapSlot>,
+    /// What swapping cost.
+    pub swapping: SwapWork,
 }
 
 impl StepOutput {
     /// Empties the output and keeps its memory.
     pub fn clear(&mut self) {
-        self.draws.clear();
-        self.scores.clear();
+        let Self { draws, scores, lost, swapping } = self;
+        draws.clear();
+        scores.clear();
+        lost.clear();
+        *swapping = SwapWork::default();
     }
 }
 

@@ -25,6 +25,7 @@ use crate::event::FinishReason;
 use crate::ids::{GroupId, Salt, SeqId, Tick, Token};
 use crate::kv::{BlockTable, Claim, KvMemory};
 use crate::params::Params;
+use crate::schedule::StopRule;
 use crate::sequence::{Sequence, count};
 
 /// Where a group is in its life.
@@ -62,6 +63,8 @@ pub(crate) struct Origin {
     pub(crate) arrived: Tick,
     pub(crate) params: Params,
     pub(crate) salt: Salt,
+    pub(crate) stop_rule: Option<StopRule>,
+    pub(crate) pin: bool,
     /// Number of prompt tokens.
     pub(crate) prompt: u32,
     /// The most tokens one sequence ever holds in memory: all but the last that it may generate.
@@ -113,7 +116,7 @@ impl Group {
 
     /// Sequences there are or will be.
     pub(crate) fn width(&self) -> u32 {
-        if self.is_fresh() { self.origin.params.n } else { count(&self.sequences) }
+        if self.is_fresh() { self.origin.params.width().max(1) } else { count(&self.sequences) }
     }
 
     /// Known tokens of all sequences; a prompt that is shared counts for each of them.
@@ -199,7 +202,7 @@ impl Group {
         if seq.planned() < seq.known() {
             0
         } else if self.is_fresh() {
-            self.origin.params.n
+            self.width()
         } else {
             1
         }

@@ -26,11 +26,15 @@ id!(
     BlockId, u32
 );
 id!(
+    /// A place for one block in the swap space: an index, `0..` its number of slots.
+    SwapSlot, u32
+);
+id!(
     /// A sequence group, that is, one request. Never reused.
     GroupId, u64
 );
 id!(
-    /// One sequence of a group. Never reused.
+    /// One sequence of a group, or one place in its beam. Never reused.
     SeqId, u64
 );
 id!(
@@ -40,6 +44,14 @@ id!(
 
 impl BlockId {
     /// The block's place in a flat array.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl SwapSlot {
+    /// The slot's place in a flat array.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -10,6 +10,11 @@ use crate::ids::Token;
 #[allow(missing_docs, reason = "the names are those of the OpenAI and vLLM request fields")]
 pub struct Requested {
     pub n: Option<i64>,
+    pub best_of: Option<i64>,
+    pub use_beam_search: bool,
+    pub beam_width: Option<i64>,
+    pub length_penalty: Option<f64>,
+    pub early_stopping: Option<EarlyStopping>,
     pub max_tokens: Option<i64>,
     pub temperature: Option<f64>,
     pub top_p: Option<f64>,
@@ -33,7 +38,7 @@ pub struct Requested {
 pub struct ParamLimits {
     /// Tokens `0..vocab` exist.
     pub vocab: u32,
-    /// Most sequences of one request.
+    /// Most sequences of one request: choices, samples to choose from, or beams.
     pub max_n: u32,
     /// Most alternatives reported per token.
     pub max_logprobs: u32,
@@ -75,7 +80,7 @@ pub struct Sampling {
     pub logit_bias: Vec<(Token, f32)>,
     /// Draws are a hash of (seed, choice, position).
     pub seed: u64,
-    /// `Some(k)`: report the log-probability of the chosen token and of the `k` best.
+    /// `Some(k)`: compute the log-probability of the chosen token and of the `k` best.
     pub logprobs: Option<u32>,
 }
 
@@ -89,11 +94,52 @@ impl Sampling {
     }
 }
 
+/// When a beam search ends; the values and their meaning are those of Hugging Face's `early_stopping`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// `false`: when the best live beam, ended now, would not beat the worst finished hypothesis.
+    #[default]
+    Heuristic,
+    /// `true`: as soon as there are as many finished hypotheses as beams.
+    AtOnce,
+    /// `"never"`: when the best live beam cannot beat the worst finished hypothesis at any length it may still reach.
+    Never,
+}
+
+/// How a beam search scores and ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beams {
+    /// Live beams, and finished hypotheses kept; at least as many as are returned.
+    pub width: u32,
+    /// A hypothesis' score is its log-probability divided by its generated length to this power.
+    pub length_penalty: f32,
+    /// When the search ends.
+    pub early_stopping: EarlyStopping,
+}
+
+/// How the choices of a request come about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decoding {
+    /// Independent samples.
+    Sample {
+        /// How many are generated, at least `n`. Where there are more than `n`, those with the best mean log-probability
+        /// are returned.
+        best_of: u32,
+    },
+    /// Beam search.
+    Beam(Beams),
+}
+
 /// The parameters of one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params {
-    /// Sequences to generate, at least 1.
+    /// Choices to return, at least 1.
     pub n: u32,
+    /// How they come about.
+    pub decoding: Decoding,
+    /// `Some(k)`: report the log-probability of each generated token and of the `k` best at its position.
+    /// [`Sampling::logprobs`] is never less, and more where ranking needs it.
+    pub logprobs: Option<u32>,
     /// Tokens to generate per sequence, at least 1; `None`: as many as context and memory allow.
     pub max_tokens: Option<u32>,
     /// Tokens that end a sequence as the model's own end (empty under `ignore_eos`).
@@ -116,19 +162,121 @@ impl Params {
         limits: &ParamLimits,
         default_seed: u64,
     ) -> Result<Self, BadParam> {
+        let n = integer("n", asked.n, 1, 1, limits.max_n)?;
+        let decoding = Decoding::parse(asked, limits, n)?;
+        let eos = if asked.ignore_eos { Vec::new() } else { limits.eos.clone() };
+        let stop_tokens = stop_tokens(&asked.stop_token_ids, limits)?;
+        let logprobs = optional("logprobs", asked.logprobs, 0, limits.max_logprobs)?;
+        let mut sampling = Sampling::parse(asked, limits, default_seed)?;
+        sampling.logprobs = match decoding {
+            Decoding::Sample { best_of } if best_of > n => logprobs.max(Some(0)),
+            Decoding::Sample { .. } => logprobs,
+            Decoding::Beam(beams) => {
+                require_neutral(asked)?;
+                sampling.temperature = 0.0;
+                // Of so many candidates per beam that enough go on even if all ends are among them.
+                let ends = u32::try_from(eos.len() + stop_tokens.len()).unwrap_or(u32::MAX);
+                let candidates = ends.saturating_add(1).max(2).saturating_mul(beams.width);
+                logprobs.max(Some(candidates.min(limits.vocab)))
+            }
+        };
         Ok(Self {
-            n: integer("n", asked.n, 1, 1, limits.max_n)?,
+            n,
+            decoding,
+            logprobs,
             max_tokens: optional("max_tokens", asked.max_tokens, 1, u32::MAX)?,
-            eos: if asked.ignore_eos { Vec::new() } else { limits.eos.clone() },
-            stop_tokens: stop_tokens(&asked.stop_token_ids, limits)?,
+            eos,
+            stop_tokens,
             prompt_logprobs: optional(
                 "prompt_logprobs",
                 asked.prompt_logprobs,
                 0,
                 limits.max_logprobs,
             )?,
-            sampling: Sampling::parse(asked, limits, default_seed)?,
+            sampling,
         })
+    }
+
+    /// Sequences that run at once: samples to choose from, or beams.
+    #[must_use]
+    pub fn width(&self) -> u32 {
+        match self.decoding {
+            Decoding::Sample { best_of } => best_of,
+            Decoding::Beam(beams) => beams.width,
+        }
+    }
+
+    /// Whether the choices are known only when all sequences have ended: they are ranked and told then, best first.
+    #[must_use]
+    pub fn is_ranked(&self) -> bool {
+        match self.decoding {
+            Decoding::Sample { best_of } => best_of > self.n,
+            Decoding::Beam(_) => true,
+        }
+    }
+}
+
+impl Decoding {
+    fn parse(asked: &Requested, limits: &ParamLimits, n: u32) -> Result<Self, BadParam> {
+        let best_of = optional("best_of", asked.best_of, 1, limits.max_n)?;
+        if !asked.use_beam_search {
+            let foreign = [
+                ("beam_width", asked.beam_width.is_some()),
+                ("length_penalty", asked.length_penalty.is_some_and(|penalty| penalty != 1.0)),
+                (
+                    "early_stopping",
+                    asked.early_stopping.unwrap_or_default() != EarlyStopping::default(),
+                ),
+            ];
+            if let Some((field, _)) = foreign.into_iter().find(|(_, given)| *given) {
+                return Err(bad(field, "needs use_beam_search = true".to_owned()));
+            }
+            let best_of = best_of.unwrap_or(n);
+            return if best_of < n {
+                Err(bad("best_of", format!("must be at least n, which is {n}, not {best_of}")))
+            } else {
+                Ok(Self::Sample { best_of })
+            };
+        }
+        let width = optional("beam_width", asked.beam_width, 1, limits.max_n)?;
+        if let (Some(width), Some(best_of)) = (width, best_of)
+            && width != best_of
+        {
+            let problem =
+                format!("is another name of beam_width, but they are {best_of} and {width}");
+            return Err(bad("best_of", problem));
+        }
+        let field = if width.is_some() { "beam_width" } else { "best_of" };
+        let width = width.or(best_of).unwrap_or(n);
+        if width < n {
+            return Err(bad(field, format!("must be at least n, which is {n}, not {width}")));
+        }
+        Ok(Self::Beam(Beams {
+            width,
+            length_penalty: float("length_penalty", asked.length_penalty, 1.0, -10.0, 10.0)?,
+            early_stopping: asked.early_stopping.unwrap_or_default(),
+        }))
+    }
+}
+
+/// Beams follow the model's own distribution: whatever would bend it is refused rather than ignored.
+fn require_neutral(asked: &Requested) -> Result<(), BadParam> {
+    let off = |value: Option<f64>, neutral: &[f64]| value.is_some_and(|v| !neutral.contains(&v));
+    let bent = [
+        ("temperature", off(asked.temperature, &[0.0, 1.0])),
+        ("top_p", off(asked.top_p, &[1.0])),
+        ("top_k", asked.top_k.is_some_and(|k| !matches!(k, -1 | 0))),
+        ("min_p", off(asked.min_p, &[0.0])),
+        ("presence_penalty", off(asked.presence_penalty, &[0.0])),
+        ("frequency_penalty", off(asked.frequency_penalty, &[0.0])),
+        ("repetition_penalty", off(asked.repetition_penalty, &[1.0])),
+        ("logit_bias", !asked.logit_bias.is_empty()),
+    ];
+    match bent.into_iter().find(|(_, bends)| *bends) {
+        Some((field, _)) => {
+            Err(bad(field, "cannot be combined with use_beam_search; leave it out".to_owned()))
+        }
+        None => Ok(()),
     }
 }
 
@@ -158,7 +306,7 @@ impl Sampling {
             repetition_penalty,
             logit_bias: logit_bias(&asked.logit_bias, limits)?,
             seed: asked.seed.map_or(default_seed, i64::cast_unsigned),
-            logprobs: optional("logprobs", asked.logprobs, 0, limits.max_logprobs)?,
+            logprobs: None,
         })
     }
 }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use crate::ids::{BlockId, SeqId, Token};
+use crate::ids::{BlockId, SeqId, SwapSlot, Token};
 use crate::params::Sampling;
 
 /// Something done to the cache before the forward pass.
@@ -19,6 +19,22 @@ pub enum CacheOp {
         /// The shared block.
         source: BlockId,
         /// The private copy.
+        destination: BlockId,
+    },
+    /// Keep the contents of `source` in the swap space. What the slot held before is forgotten. Cannot fail here: what could
+    /// not be kept is reported when it is wanted back.
+    SwapOut {
+        /// The block, which may be overwritten by later operations.
+        source: BlockId,
+        /// Where its contents go.
+        slot: SwapSlot,
+    },
+    /// Bring the contents of `slot` back. If they are lost, the executor says so in
+    /// [`StepOutput::lost`](crate::exec::StepOutput::lost) and goes on; what it computes from them is thrown away.
+    SwapIn {
+        /// What was swapped out before.
+        slot: SwapSlot,
+        /// The block that is overwritten.
         destination: BlockId,
     },
 }

@@ -28,7 +28,7 @@ impl Timing {
     fn note(&mut self, at: Instant, update: &Update) {
         match update {
             Update::Admitted { .. } => self.admitted = Some(at),
-            Update::PromptScored(_) => {}
+            Update::PromptScored(_) | Update::Ranked { .. } => {}
             Update::Sampled { .. } => {
                 self.first_token.get_or_insert(at);
                 self.last_token = Some(at);

@@ -37,7 +37,7 @@
 //!     eos: vec![],
 //! };
 //! let params = Params::parse(&asked, &bounds, 0).map_err(|bad| bad.problem)?;
-//! let job = Job { prompt: vec![Token(1), Token(2)], params, salt: Salt(0) };
+//! let job = Job::new(vec![Token(1), Token(2)], params, Salt(0));
 //! let mut generation = handle.generate(job)?;
 //! let mut tokens = Vec::new();
 //! while let Some(updates) = generation.next().await {

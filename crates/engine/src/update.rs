@@ -27,10 +27,17 @@ pub enum Update {
         /// When the step that made the token was committed.
         at: Instant,
     },
+    /// All sequences of a request that ranks its choices have ended; the choices' tokens follow.
+    Ranked {
+        /// Score of each choice, best first.
+        scores: Vec<f64>,
+    },
     /// All choices have finished.
     Ended {
         /// How often the request was preempted.
         preemptions: u32,
+        /// How many of the preemptions swapped its blocks out.
+        swaps: u32,
     },
     /// The request is gone.
     Failed(Cause),
@@ -73,7 +80,8 @@ impl Update {
             EventKind::Sampled { choice, drawn, finish } => {
                 Self::Sampled { choice, drawn, finish, at }
             }
-            EventKind::Ended { preemptions } => Self::Ended { preemptions },
+            EventKind::Ranked { scores } => Self::Ranked { scores },
+            EventKind::Ended { preemptions, swaps } => Self::Ended { preemptions, swaps },
             EventKind::Failed(Failure::NotFinite) => Self::Failed(Cause::NotFinite),
             EventKind::Failed(Failure::Step) => Self::Failed(Cause::Step),
         }

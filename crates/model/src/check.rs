@@ -32,9 +32,15 @@ impl Capacity {
             return Err(bad(format!("a token beyond the vocabulary of {}", self.vocab)));
         }
         for op in &plan.ops {
-            let CacheOp::Copy { source, destination } = *op;
-            self.check_block(source)?;
-            self.check_block(destination)?;
+            match *op {
+                CacheOp::Copy { source, destination } => {
+                    self.check_block(source)?;
+                    self.check_block(destination)?;
+                }
+                CacheOp::SwapOut { .. } | CacheOp::SwapIn { .. } => {
+                    return Err(bad("a swap, but there is no swap space"));
+                }
+            }
         }
         let (mut tokens, mut draws, mut targets) = (0, 0, 0);
         for row in &plan.rows {

@@ -152,8 +152,9 @@ impl<B: Backend> Executor for Runner<B> {
     fn execute(&mut self, plan: &StepPlan, out: &mut StepOutput) -> Result<(), ExecError> {
         self.capacity.check(plan)?;
         for op in &plan.ops {
-            let CacheOp::Copy { source, destination } = *op;
-            self.backend.copy_block(source.0, destination.0, &mut self.cache);
+            if let CacheOp::Copy { source, destination } = *op {
+                self.backend.copy_block(source.0, destination.0, &mut self.cache);
+            }
         }
         if plan.rows.is_empty() {
             return Ok(());

@@ -4,8 +4,10 @@
 //! wrong block table, a missed copy or a block published too early changes what is read, and therefore the output.
 //! A slot that nobody wrote is an error, not a value.
 
+use std::collections::HashMap;
+
 use folio_core::exec::ExecError;
-use folio_core::ids::{BlockId, Token};
+use folio_core::ids::{BlockId, SwapSlot, Token};
 use folio_core::plan::CacheOp;
 
 use crate::rule::Context;
@@ -22,12 +24,17 @@ struct Slot {
 pub(crate) struct Cache {
     block_size: usize,
     slots: Vec<Option<Slot>>,
+    swapped: HashMap<SwapSlot, Vec<Option<Slot>>>,
 }
 
 impl Cache {
     pub(crate) fn new(blocks: u32, block_size: u32) -> Self {
         let block_size = block_size.max(1) as usize;
-        Self { block_size, slots: vec![None; blocks as usize * block_size] }
+        Self {
+            block_size,
+            slots: vec![None; blocks as usize * block_size],
+            swapped: HashMap::new(),
+        }
     }
 
     /// Does one cache operation.
@@ -42,9 +49,27 @@ impl Cache {
                     )));
                 }
                 self.slots.copy_within(from..from + self.block_size, to);
-                Ok(())
+            }
+            CacheOp::SwapOut { source, slot } => {
+                let contents = self.block(source)?.to_vec();
+                self.swapped.insert(slot, contents);
+            }
+            CacheOp::SwapIn { slot, destination } => {
+                let contents = self.swapped.get(&slot).cloned();
+                let contents = contents.ok_or_else(|| {
+                    ExecError(format!("swap slot {slot} is read but was never written"))
+                })?;
+                self.block(destination)?.copy_from_slice(&contents);
             }
         }
+        Ok(())
+    }
+
+    fn block(&mut self, block: BlockId) -> Result<&mut [Option<Slot>], ExecError> {
+        let first = block.index() * self.block_size;
+        self.slots
+            .get_mut(first..first + self.block_size)
+            .ok_or_else(|| ExecError(format!("block {block} does not exist")))
     }
 
     /// Puts `token` after `context` at `position`, and extends the context by it.

@@ -180,7 +180,8 @@ impl Run {
                     tokens.push(drawn.token);
                 }
             }
-            EventKind::Ended { preemptions } => {
+            EventKind::Ranked { .. } => {}
+            EventKind::Ended { preemptions, .. } => {
                 self.end(event.group, Outcome::Finished { preemptions });
             }
             EventKind::Failed(failure) => self.end(event.group, Outcome::Failed(failure)),

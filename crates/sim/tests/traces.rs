@@ -119,7 +119,7 @@ impl Wish {
         let prompt = (0..self.prompt).map(|p| Token((self.family * 31 + p * 7) % vocab)).collect();
         Arrival {
             at: Tick(self.at),
-            job: Job { prompt, params: params(&asked, vocab), salt: Salt(0) },
+            job: Job::new(prompt, params(&asked, vocab), Salt(0)),
             abort_at: self.abort_after.map(|after| Tick(self.at + after)),
         }
     }

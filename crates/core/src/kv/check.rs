@@ -133,7 +133,7 @@ mod tests {
             sequences: 2,
             longest: 10,
         };
-        let mut table = manager.admit(&claim).unwrap();
+        let mut table = manager.admit(&claim, &mut Vec::new()).unwrap();
         manager.publish(&mut table, &tokens);
         let fork = manager.fork(&table);
         (manager, [table, fork])

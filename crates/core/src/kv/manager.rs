@@ -104,7 +104,7 @@ impl std::error::Error for BadConfig {}
 /// };
 ///
 /// // A prompt of six tokens takes two blocks; once computed, the full one can be found by others.
-/// let mut first = memory.admit(&claim(&tokens))?;
+/// let mut first = memory.admit(&claim(&tokens), &mut ops)?;
 /// assert_eq!((first.blocks().len(), first.cached()), (2, 0));
 /// memory.publish(&mut first, &tokens);
 ///
@@ -241,7 +241,7 @@ impl KvMemory for Manager {
         most_paged_blocks(self.block_size, prompt, longest, sequences)
     }
 
-    fn admit(&mut self, claim: &Claim<'_>) -> Result<BlockTable, Short> {
+    fn admit(&mut self, claim: &Claim<'_>, _ops: &mut Vec<CacheOp>) -> Result<BlockTable, Short> {
         let Ok(len) = u32::try_from(claim.tokens.len()) else {
             return Err(Short { need: u32::MAX, have: self.pool.free() });
         };
@@ -346,6 +346,7 @@ impl KvMemory for Manager {
             prefix_hits: self.prefix_hits,
             evictions: self.evictions,
             copies: self.copies,
+            ..KvStats::default()
         }
     }
 

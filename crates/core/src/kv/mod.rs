@@ -9,6 +9,7 @@
 //! | `hash` | what makes two blocks interchangeable |
 //! | `prefix` | from hash to block |
 //! | `table` | the blocks of one sequence, a linear type |
+//! | `swap` | blocks outside the device, another linear type |
 //! | `manager` | the paper's verbs over all of these |
 //! | `check` | every invariant, against all tables that exist |
 
@@ -19,9 +20,11 @@ mod hash;
 mod manager;
 mod pool;
 mod prefix;
+mod swap;
 mod table;
 
 pub use manager::{BadConfig, Config, Manager};
+pub use swap::SwappedTable;
 pub use table::BlockTable;
 
 use crate::ids::{Salt, Token};
@@ -71,6 +74,22 @@ pub struct KvStats {
     pub evictions: u64,
     /// Blocks that were copied because a sequence wrote to a block that others held.
     pub copies: u64,
+    /// Blocks that were copied because a cached block begins as a claim's last block does.
+    pub partial_hits: u64,
+    /// Blocks that the tables hold, a block that several hold counted for each: `held - used` blocks are saved by sharing.
+    pub held: u64,
+    /// Blocks that are pinned; part of `used`.
+    pub pinned: u32,
+    /// Slots of the swap space.
+    pub swap_total: u32,
+    /// Slots that hold the block of a swapped sequence.
+    pub swap_used: u32,
+    /// Blocks that were swapped out.
+    pub swapped_out: u64,
+    /// Blocks that were swapped in.
+    pub swapped_in: u64,
+    /// Blocks of swapped sequences that need not be swapped in, since the device still had them.
+    pub swap_reused: u64,
 }
 
 /// What a group asks for when it is admitted.
@@ -103,6 +122,15 @@ pub fn most_paged_blocks(block_size: u32, prompt: u32, longest: u32, sequences: 
     shared.saturating_add(own.saturating_mul(sequences))
 }
 
+/// A table and how many of its positions have been computed.
+#[derive(Debug)]
+pub struct Computed {
+    /// The table.
+    pub table: BlockTable,
+    /// Positions `0..computed` hold KV.
+    pub computed: u32,
+}
+
 /// Memory for KV as the scheduler sees it. Each verb either succeeds or returns [`Short`] having changed nothing.
 pub trait KvMemory {
     /// Positions in one block.
@@ -125,11 +153,21 @@ pub trait KvMemory {
     fn most_blocks(&self, prompt: u32, longest: u32, sequences: u32) -> u32;
 
     /// Makes the table of a group's first sequence with room for all of `claim.tokens`. [`BlockTable::cached`] tells
-    /// how many of them are already computed; it is less than their number.
+    /// how many of them are already computed; it is less than their number. May push copies to `ops`, of cached blocks
+    /// that begin as the claim goes on.
+    ///
+    /// Blocks that another table is about to compute are shared as well: see [`Self::await_prefix`].
     ///
     /// # Errors
-    /// [`Short`] when the blocks that are not cached cannot be had.
-    fn admit(&mut self, claim: &Claim<'_>) -> Result<BlockTable, Short>;
+    /// [`Short`] when the blocks that are not cached cannot be had; `ops` has not changed.
+    fn admit(&mut self, claim: &Claim<'_>, ops: &mut Vec<CacheOp>) -> Result<BlockTable, Short>;
+
+    /// Whether the positions from [`BlockTable::cached`] on are being computed by another table, so that this one's sequence
+    /// had better wait. Asked before each step until it says no: `cached` rises to what has been published meanwhile, and
+    /// if the other table was given back before it came so far, this one takes its part over (and others wait for it).
+    fn await_prefix(&mut self, _table: &mut BlockTable) -> bool {
+        false
+    }
 
     /// Makes positions `table.len()..upto` writable: allocates blocks, and un-shares a last block that others hold
     /// too by pushing a copy to `ops`. Where there are no such positions it does nothing.
@@ -157,6 +195,44 @@ pub trait KvMemory {
     /// Takes a table back.
     fn free(&mut self, table: BlockTable);
 
+    /// Moves the blocks of a whole group to the swap space: those that hold the first `computed` positions of each table,
+    /// a block that several tables share only once. The rest is given back.
+    ///
+    /// # Errors
+    /// [`Short`] of slots, with the tables; nothing has changed.
+    fn swap_out(
+        &mut self,
+        tables: Vec<Computed>,
+        _ops: &mut Vec<CacheOp>,
+    ) -> Result<Vec<SwappedTable>, (Short, Vec<Computed>)> {
+        let need = u32::try_from(tables.len()).unwrap_or(u32::MAX);
+        Err((Short { need, have: 0 }, tables))
+    }
+
+    /// Brings a whole group back, sharing as it was; blocks that can still be found by what they contain are not moved.
+    /// Each table has as many positions as were computed when it left. The contents count as computed when the step has been
+    /// executed without reporting a slot as lost.
+    ///
+    /// # Errors
+    /// [`Short`] of blocks, with the tables; nothing has changed.
+    fn swap_in(
+        &mut self,
+        tables: Vec<SwappedTable>,
+        _ops: &mut Vec<CacheOp>,
+    ) -> Result<Vec<BlockTable>, (Short, Vec<SwappedTable>)> {
+        Err((Short { need: 0, have: 0 }, tables))
+    }
+
+    /// Gives the slots of a swapped table back; its contents are not wanted any more.
+    fn forget_swapped(&mut self, table: SwappedTable) {
+        debug_assert!(table.is_empty(), "this memory swaps nothing");
+    }
+
+    /// Keeps the full blocks of `table` that have been published, for as long as the memory lives, and takes the table back.
+    fn pin(&mut self, table: BlockTable) {
+        self.free(table);
+    }
+
     /// How the memory is used.
     fn stats(&self) -> KvStats {
         let (total, free) = (self.capacity(), self.free_blocks());
@@ -168,4 +244,15 @@ pub trait KvMemory {
     /// # Errors
     /// A sentence on the first invariant that does not hold.
     fn check(&self, tables: &mut dyn Iterator<Item = &BlockTable>) -> Result<(), String>;
+
+    /// Checks the swap space against all swapped tables that exist.
+    ///
+    /// # Errors
+    /// A sentence on the first invariant that does not hold.
+    fn check_swapped(
+        &self,
+        _tables: &mut dyn Iterator<Item = &SwappedTable>,
+    ) -> Result<(), String> {
+        Ok(())
+    }
 }

@@ -10,15 +10,16 @@ use super::budget::Budget;
 use crate::group::Group;
 use crate::ids::Tick;
 use crate::kv::{BlockTable, KvMemory};
+use crate::plan::CacheOp;
 
 impl<M: KvMemory> Scheduler<M> {
     /// Not called in a step that preempted: what was taken from a group is not given to the next at once.
-    pub(super) fn admit(&mut self, now: Tick, budget: &mut Budget) {
+    pub(super) fn admit(&mut self, now: Tick, budget: &mut Budget, ops: &mut Vec<CacheOp>) {
         while let Some(width) = self.waiting.head().map(Group::width) {
             if !budget.allows(width) {
                 break;
             }
-            let Some(table) = self.table_for_head() else { break };
+            let Some(table) = self.table_for_head(ops) else { break };
             let Some(mut group) = self.waiting.pop() else { break };
             budget.seat(width);
             group.start(table);
@@ -34,13 +35,14 @@ impl<M: KvMemory> Scheduler<M> {
     }
 
     /// A table for the shared tokens of the first waiting group, if what it needs beside them is free, too.
-    fn table_for_head(&mut self) -> Option<BlockTable> {
+    fn table_for_head(&mut self, ops: &mut Vec<CacheOp>) -> Option<BlockTable> {
         let head = self.waiting.head_mut()?;
         let before = self.memory.free_blocks();
         if before < head.awaits {
             return None;
         }
-        let table = self.memory.admit(&head.claim()).ok()?;
+        let own_copies = ops.len();
+        let table = self.memory.admit(&head.claim(), ops).ok()?;
         let held = u32::try_from(table.blocks().len()).unwrap_or(u32::MAX);
         let beside = head.present_need(&self.memory).saturating_sub(held);
         let after = self.memory.free_blocks();
@@ -50,6 +52,7 @@ impl<M: KvMemory> Scheduler<M> {
         }
         // Each vain try costs the prefix cache the blocks it took, so the next one waits until it cannot be in vain.
         head.awaits = (before - after).saturating_add(beside);
+        ops.truncate(own_copies);
         self.memory.free(table);
         None
     }

@@ -175,7 +175,7 @@ impl<M: KvMemory> Commit<'_, M> {
 
     fn end(&mut self, group: &Group) {
         self.totals.ended += 1;
-        self.event(group, EventKind::Ended { preemptions: group.preemptions });
+        self.event(group, EventKind::Ended { preemptions: group.preemptions, swaps: 0 });
     }
 
     fn fail(&mut self, group: &mut Group, failure: Failure) {

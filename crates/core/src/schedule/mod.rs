@@ -33,7 +33,7 @@ mod reject;
 mod submit;
 
 pub use reject::Reject;
-pub use submit::{Admission, Job, Limits};
+pub use submit::{Admission, EndsWith, Job, Limits, StopRule};
 
 use self::budget::Budget;
 use self::policy::rank;
@@ -90,12 +90,12 @@ impl<M: KvMemory> Scheduler<M> {
         if self.waiting.fresh() >= limit {
             return Err(Reject::QueueFull { limit });
         }
-        let Job { prompt: tokens, mut params, salt } = job;
-        params.n = params.n.max(1);
+        let Job { prompt: tokens, params, salt, stop_rule, pin } = job;
         let (id, first_seq) = (self.next_group, self.next_seq);
         self.next_group.0 += 1;
-        self.next_seq.0 += u64::from(params.n);
-        let origin = Origin { id, first_seq, arrived: now, params, salt, prompt, longest };
+        self.next_seq.0 += u64::from(params.width().max(1));
+        let origin =
+            Origin { id, first_seq, arrived: now, params, salt, stop_rule, pin, prompt, longest };
         self.waiting.push(Group::new(origin, tokens));
         self.totals.submitted += 1;
         Ok(id)
@@ -123,7 +123,7 @@ impl<M: KvMemory> Scheduler<M> {
         budget::deal(&mut self.running, &mut budget);
         let preempted = self.grow(plan);
         if !preempted {
-            self.admit(now, &mut budget);
+            self.admit(now, &mut budget, &mut plan.ops);
         }
         layout::lay_out(&self.running, self.admission.block_size, plan);
         self.in_flight = !plan.is_empty();

@@ -4,6 +4,9 @@
 //! numbers and no memory: a caller on another thread can refuse a request before it queues. What passes fits into the
 //! context, the sequence budget and, alone, into the memory; so the oldest request can always go on, and ends.
 
+use std::fmt;
+use std::sync::Arc;
+
 use super::Reject;
 use crate::ids::{Salt, Token};
 use crate::kv::{KvMemory, most_paged_blocks};
@@ -33,6 +36,42 @@ pub struct Job {
     pub params: Params,
     /// Which prefix cache it may use.
     pub salt: Salt,
+    /// What ends a sequence besides tokens. Only for requests that rank their choices; where choices are told as they
+    /// come, the reader may stop reading.
+    pub stop_rule: Option<StopRule>,
+    /// Whether the prompt's full blocks stay in memory when the request has ended, for as long as the scheduler lives.
+    pub pin: bool,
+}
+
+impl Job {
+    /// A job without a stop rule.
+    #[must_use]
+    pub fn new(prompt: Vec<Token>, params: Params, salt: Salt) -> Self {
+        Self { prompt, params, salt, stop_rule: None, pin: false }
+    }
+}
+
+/// Decides whether a sequence ends with its last token, from the tokens generated so far, that one included. It must be
+/// a pure function of them, total and quick: it runs between two steps.
+pub trait EndsWith: Send + Sync {
+    /// Whether `generated` ends here. It is asked about every token once, so it need only look for ends in the last one.
+    fn ends(&self, generated: &[Token]) -> bool;
+}
+
+/// A shared [`EndsWith`]; equal to its clones only.
+#[derive(Clone)]
+pub struct StopRule(pub Arc<dyn EndsWith>);
+
+impl fmt::Debug for StopRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StopRule")
+    }
+}
+
+impl PartialEq for StopRule {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// Decides whether a job can ever be served; see the module's documentation.
@@ -80,7 +119,7 @@ impl Admission {
         most_blocks: impl Fn(u32, u32, u32) -> u32,
     ) -> Result<Lengths, Reject> {
         let prompt = self.check_prompt(&job.prompt)?;
-        let n = self.check_sequences(job.params.n)?;
+        let n = self.check_sequences(job.params.width())?;
         let limit = self.limits.max_model_len;
         // The last token of a sequence is never computed upon, so the memory never holds it.
         let longest = match job.params.max_tokens {

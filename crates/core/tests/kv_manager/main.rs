@@ -185,7 +185,7 @@ impl World {
         let longest = u32::MAX;
         let claim = Claim { tokens, salt: Salt(salt), use_prefix_cache, sequences: 1, longest };
         let expected = self.naive.admit(tokens, salt, use_prefix_cache);
-        match (self.manager.admit(&claim), expected) {
+        match (self.manager.admit(&claim, &mut Vec::new()), expected) {
             (Ok(table), Ok((naive, cached))) => {
                 assert_eq!(table.cached() as usize, cached);
                 let mut new = Sequence {

@@ -22,7 +22,7 @@ fn claim(tokens: &[Token]) -> Claim<'_> {
 
 /// Admits a prompt and publishes it, as the step that computes it would.
 fn serve(memory: &mut Manager, tokens: &[Token]) -> BlockTable {
-    let mut table = memory.admit(&claim(tokens)).unwrap();
+    let mut table = memory.admit(&claim(tokens), &mut Vec::new()).unwrap();
     memory.publish(&mut table, tokens);
     table
 }
@@ -110,7 +110,7 @@ fn a_hit_on_the_whole_prompt_leaves_a_token_to_compute() {
 fn nothing_is_found_before_it_is_published() {
     let mut memory = manager(4, 8);
     let prompt = tokens(0..9);
-    let mut table = memory.admit(&claim(&prompt)).unwrap();
+    let mut table = memory.admit(&claim(&prompt), &mut Vec::new()).unwrap();
     for (computed, cached) in [(0, 0), (3, 0), (4, 4), (7, 4), (8, 8)] {
         memory.publish(&mut table, &prompt[..computed]);
         assert_eq!(memory.match_prefix(&prompt, Salt(0)), cached, "{computed} computed");
@@ -137,7 +137,7 @@ fn without_prefix_caching_nothing_is_found_and_nothing_is_kept() {
 fn of_two_blocks_computed_at_once_the_first_is_found() {
     let mut memory = manager(2, 5);
     let prompt = tokens(0..3);
-    let mut twins = [0, 1].map(|_| memory.admit(&claim(&prompt)).unwrap());
+    let mut twins = [0, 1].map(|_| memory.admit(&claim(&prompt), &mut Vec::new()).unwrap());
     for twin in &mut twins {
         memory.publish(twin, &prompt);
     }
@@ -184,14 +184,14 @@ fn a_cached_block_that_nobody_holds_counts_as_a_free_one() {
     let mut hog = serve(&mut memory, &tokens(50..53));
     assert_eq!((memory.free_blocks(), memory.match_prefix(&prompt, Salt(0))), (3, 8));
     // Two cached blocks and a new one.
-    let again = memory.admit(&claim(&prompt)).unwrap();
+    let again = memory.admit(&claim(&prompt), &mut Vec::new()).unwrap();
     assert_eq!((again.cached(), memory.free_blocks()), (8, 0));
     let full = Err(Short { need: 1, have: 0 });
     assert_eq!(memory.append(&mut hog, 5, &mut Vec::new()), full);
-    assert_eq!(memory.admit(&claim(&prompt)).map(drop), full);
+    assert_eq!(memory.admit(&claim(&prompt), &mut Vec::new()).map(drop), full);
     memory.free(hog);
     // Blocks that somebody holds cost nothing.
-    let twin = memory.admit(&claim(&prompt)).unwrap();
+    let twin = memory.admit(&claim(&prompt), &mut Vec::new()).unwrap();
     assert_eq!(memory.stats().shared, 2);
     free_all(&mut memory, [again, twin]);
 }
@@ -231,7 +231,7 @@ fn run_group(
     [prompt, longest, sequences]: [u32; 3],
     in_turns: bool,
 ) -> Result<u32, Short> {
-    let mut tables = vec![memory.admit(&claim(&tokens(0..prompt)))?];
+    let mut tables = vec![memory.admit(&claim(&tokens(0..prompt)), &mut Vec::new())?];
     for _ in 1..sequences {
         tables.push(memory.fork(&tables[0]));
     }

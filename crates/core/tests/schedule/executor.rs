@@ -38,7 +38,8 @@ impl HashExecutor {
     }
 
     fn run_ops(&mut self, ops: &[CacheOp]) {
-        for &CacheOp::Copy { source, destination } in ops {
+        for &op in ops {
+            let CacheOp::Copy { source, destination } = op else { panic!("{op:?}") };
             let from = source.index() * self.block_size;
             let to = destination.index() * self.block_size;
             self.slots.copy_within(from..from + self.block_size, to);

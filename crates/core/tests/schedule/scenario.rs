@@ -152,6 +152,7 @@ impl Scenario {
                 EventKind::PromptScored(scores) => {
                     note("scored", format!("{name} {}", scores.len()));
                 }
+                EventKind::Ranked { .. } => note("ranks", name),
                 EventKind::Ended { .. } => note("ends", name),
                 EventKind::Failed(_) => note("fails", name),
             }

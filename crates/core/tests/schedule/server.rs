@@ -8,7 +8,7 @@ use folio_core::event::{Event, EventKind, Failure, FinishReason};
 use folio_core::exec::{Executor, Score, StepOutput};
 use folio_core::ids::{GroupId, Salt, Tick, Token};
 use folio_core::kv::{Config, Manager};
-use folio_core::params::{Params, Sampling};
+use folio_core::params::{Decoding, Params, Sampling};
 use folio_core::plan::StepPlan;
 use folio_core::schedule::{Job, Limits, Reject, Scheduler};
 
@@ -60,7 +60,8 @@ impl Record {
                 output.scores.extend(drawn.score.clone());
                 output.finish = *finish;
             }
-            EventKind::Ended { preemptions } => {
+            EventKind::Ranked { .. } => {}
+            EventKind::Ended { preemptions, .. } => {
                 assert_eq!(self.choices.len(), self.n as usize);
                 assert!(self.choices.values().all(|output| output.finish.is_some()));
                 self.preemptions = Some(*preemptions);
@@ -209,12 +210,21 @@ pub(crate) fn params(n: u32, max_tokens: Option<u32>, seed: u64) -> Params {
         logprobs: None,
     };
     let (eos, stop_tokens) = (Vec::new(), Vec::new());
-    Params { n, max_tokens, eos, stop_tokens, prompt_logprobs: None, sampling }
+    Params {
+        n,
+        decoding: Decoding::Sample { best_of: n },
+        logprobs: None,
+        max_tokens,
+        eos,
+        stop_tokens,
+        prompt_logprobs: None,
+        sampling,
+    }
 }
 
 /// A request for tokens that are a function of `text`.
 pub(crate) fn job(text: u64, len: u32, n: u32, max_tokens: Option<u32>) -> Job {
-    Job { prompt: text_of(text, len), params: params(n, max_tokens, text), salt: Salt(0) }
+    Job::new(text_of(text, len), params(n, max_tokens, text), Salt(0))
 }
 
 /// The first `len` tokens of an endless text; none of them is the end of a sequence.

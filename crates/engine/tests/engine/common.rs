@@ -65,7 +65,7 @@ pub(crate) fn params(asked: &Requested) -> Params {
 
 pub(crate) fn job(prompt: impl IntoIterator<Item = u32>, asked: &Requested) -> Job {
     let prompt = prompt.into_iter().map(Token).collect();
-    Job { prompt, params: params(asked), salt: Salt(0) }
+    Job::new(prompt, params(asked), Salt(0))
 }
 
 /// Greedy and never ending by itself.
@@ -127,7 +127,7 @@ pub(crate) async fn read(mut generation: Generation) -> Read {
             assert!(read.last.is_none(), "{update:?} after the last update");
             match &update {
                 Update::Admitted { .. } => read.admitted += 1,
-                Update::PromptScored(_) => {}
+                Update::PromptScored(_) | Update::Ranked { .. } => {}
                 Update::Sampled { choice, drawn, finish, .. } => {
                     let choice = *choice as usize;
                     if read.choices.len() <= choice {

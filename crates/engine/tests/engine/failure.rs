@@ -178,8 +178,8 @@ impl KvMemory for Faulty {
     fn most_blocks(&self, prompt: u32, longest: u32, sequences: u32) -> u32 {
         self.inner.most_blocks(prompt, longest, sequences)
     }
-    fn admit(&mut self, claim: &Claim<'_>) -> Result<BlockTable, Short> {
-        self.inner.admit(claim)
+    fn admit(&mut self, claim: &Claim<'_>, ops: &mut Vec<CacheOp>) -> Result<BlockTable, Short> {
+        self.inner.admit(claim, ops)
     }
     fn append(
         &mut self,

@@ -58,7 +58,7 @@ pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Res
         fields: FieldNames { prompt: "messages", max_tokens: max_tokens_field },
         report,
     };
-    let job = Job { prompt, params: common.params, salt: common.salt };
+    let job = Job::new(prompt, common.params, common.salt);
     let run = Run::start(&app, vec![Order { job, offset: 0 }], setting)?;
     match common.delivery {
         Delivery::Whole => Ok(json(respond::respond(run, &heading, &rendering).await?)),

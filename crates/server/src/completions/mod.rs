@@ -49,7 +49,7 @@ pub(crate) async fn complete(
         echo,
     };
     let read = on_text_thread(&app, move |served| reading.all(served, prompts)).await?;
-    let job = |prompt| Job { prompt, params: common.params.clone(), salt: common.salt };
+    let job = |prompt| Job::new(prompt, common.params.clone(), common.salt);
     let order = |read: &PromptRead| Order {
         job: job(read.tokens.clone()),
         offset: read.echo.as_ref().map_or(0, Echo::characters),

@@ -192,7 +192,8 @@ impl Run {
                         )
                     })?;
                 }
-                Update::Ended { preemptions } => lane.preemptions = preemptions,
+                Update::Ranked { .. } => {}
+                Update::Ended { preemptions, swaps: _ } => lane.preemptions = preemptions,
                 Update::Failed(cause) => return Err(failed(&cause)),
             }
         }

@@ -133,6 +133,11 @@ pub(crate) fn validate(
     let defaults = &served.texts.defaults;
     let asked = Requested {
         n: n.map(|n| n.0),
+        best_of: None,
+        use_beam_search: false,
+        beam_width: None,
+        length_penalty: None,
+        early_stopping: None,
         max_tokens: dialect.max_tokens,
         temperature: temperature.or(defaults.temperature),
         top_p: top_p.or(defaults.top_p),
