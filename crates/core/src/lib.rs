@@ -11,6 +11,7 @@ pub mod event;
 pub mod exec;
 mod group;
 pub mod ids;
+pub mod inspect;
 pub mod kv;
 pub mod params;
 pub mod plan;
