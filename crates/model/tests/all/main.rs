@@ -18,3 +18,4 @@ mod naive;
 mod oracle;
 mod sample;
 mod spec;
+mod swap;
