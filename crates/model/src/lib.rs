@@ -38,7 +38,7 @@ pub use crate::cpu::Cpu;
 pub use crate::error::ModelError;
 pub use crate::generation::GenerationDefaults;
 pub use crate::load::Progress;
-pub use crate::memory::{DoesNotFit, MemoryPlan, MemoryRequest};
+pub use crate::memory::{DoesNotFit, MemoryPlan, MemoryRequest, SwapRequest};
 pub use crate::runner::Runner;
 pub use crate::source::{EmbeddedFiles, ModelSource};
 pub use crate::spec::ModelSpec;

@@ -20,26 +20,26 @@ use super::SwapFault;
 use crate::sizes::wide;
 
 /// Transfers start and end at multiples of this.
-const PAGE: usize = 4096;
+const PAGE: u64 = 4096;
 /// Memory for blocks on their way to the file, unless two blocks need more.
-const MOST_STAGED_BYTES: usize = 64 << 20;
-const MOST_STAGED: usize = 32;
+const MOST_STAGED_BYTES: u64 = 64 << 20;
+const MOST_STAGED: u64 = 32;
 /// Blocks that are read before they are asked for.
 const READ_AHEAD: usize = 4;
 
 /// What a block takes in the file.
-pub(crate) fn aligned(block_bytes: usize) -> usize {
+pub(crate) fn aligned(block_bytes: u64) -> u64 {
     block_bytes.max(1).div_ceil(PAGE).saturating_mul(PAGE)
 }
 
 /// Blocks that may be on their way to the file.
-fn most_staged(block_bytes: usize) -> usize {
+fn most_staged(block_bytes: u64) -> u64 {
     (MOST_STAGED_BYTES / aligned(block_bytes)).clamp(2, MOST_STAGED)
 }
 
 /// The most memory a file store takes.
-pub(crate) fn staging_bytes(block_bytes: usize) -> u64 {
-    wide(aligned(block_bytes)).saturating_mul(wide(most_staged(block_bytes) + READ_AHEAD))
+pub(crate) fn staging_bytes(block_bytes: u64) -> u64 {
+    aligned(block_bytes).saturating_mul(most_staged(block_bytes) + wide(READ_AHEAD))
 }
 
 /// A new file without a name, for this user only.
@@ -83,6 +83,7 @@ struct Shared {
     block_bytes: usize,
     /// Bytes from slot to slot.
     stride: usize,
+    most_staged: u64,
     desk: Mutex<Desk>,
     /// The thread has something to do.
     ordered: Condvar,
@@ -97,7 +98,7 @@ struct Desk {
     staged: FxHashMap<usize, Arc<Vec<u8>>>,
     writes: VecDeque<(usize, Arc<Vec<u8>>)>,
     /// Buffers in `writes`, being filled or being written.
-    staging: usize,
+    staging: u64,
     /// Slots whose last write failed.
     failed: FxHashMap<usize, io::ErrorKind>,
     reads: VecDeque<usize>,
@@ -116,10 +117,13 @@ enum Source {
 
 impl FileStore {
     pub(super) fn new(file: File, block_bytes: usize) -> io::Result<Self> {
+        let stride = usize::try_from(aligned(wide(block_bytes)))
+            .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let shared = Arc::new(Shared {
             file,
             block_bytes,
-            stride: aligned(block_bytes),
+            stride,
+            most_staged: most_staged(wide(block_bytes)),
             desk: Mutex::default(),
             ordered: Condvar::new(),
             finished: Condvar::new(),
@@ -132,9 +136,9 @@ impl FileStore {
     }
 
     pub(super) fn put(&self, slot: usize, fill: impl FnOnce(&mut [u8])) {
-        let Shared { block_bytes, .. } = *self.shared;
+        let Shared { block_bytes, most_staged, .. } = *self.shared;
         let mut desk = self.shared.desk();
-        while desk.staging >= most_staged(block_bytes) {
+        while desk.staging >= most_staged {
             desk = self.shared.wait(desk);
         }
         desk.staging += 1;

@@ -109,7 +109,7 @@ impl SwapStore {
     /// When there is no such folder, no right to write there, not enough space, or no thread to do the writing.
     pub fn file(folder: &Path, slots: usize, block_bytes: usize) -> io::Result<Self> {
         let file = file::create(folder)?;
-        let bytes = wide(slots).saturating_mul(wide(aligned(block_bytes)));
+        let bytes = wide(slots).saturating_mul(aligned(wide(block_bytes)));
         let preallocated = file::preallocate(&file, bytes)?;
         let place = SwapPlace::File { folder: folder.to_owned(), preallocated };
         let medium = Medium::File(FileStore::new(file, block_bytes)?);
