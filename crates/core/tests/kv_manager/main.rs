@@ -134,7 +134,7 @@ impl World {
             block_size,
             manager: Manager::new(config).unwrap(),
             naive: Naive::new(block_size, capacity, prefix_caching),
-            contents: Contents::new(block_size, capacity),
+            contents: Contents::new(block_size, capacity, 0),
             ops: Vec::new(),
             sequences: Vec::new(),
         }

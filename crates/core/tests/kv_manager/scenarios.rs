@@ -51,8 +51,8 @@ fn of_n_holders_of_a_partial_block_all_but_the_last_writer_copy_it() {
             memory.append(table, 8, &mut ops).unwrap();
         }
         assert_eq!(ops.len(), n - 1);
-        for (&CacheOp::Copy { source, destination }, table) in ops.iter().zip(&tables) {
-            assert_eq!((source, destination), (partial, table.blocks()[1]));
+        for (op, table) in ops.iter().zip(&tables) {
+            assert_eq!(*op, CacheOp::Copy { source: partial, destination: table.blocks()[1] });
         }
         assert_eq!(tables[n - 1].blocks()[1], partial);
         assert_eq!(memory.stats().used as usize, 1 + n);
@@ -200,7 +200,7 @@ fn a_cached_block_that_nobody_holds_counts_as_a_free_one() {
 #[test]
 fn the_source_of_a_copy_may_become_the_destination_of_a_later_one() {
     let mut memory = manager(2, 5);
-    let mut contents = Contents::new(2, 5);
+    let mut contents = Contents::new(2, 5, 0);
     let mut first = serve(&mut memory, &tokens([1]));
     let second = memory.fork(&first);
     let mut third = serve(&mut memory, &tokens([2]));
