@@ -388,6 +388,7 @@ impl KvMemory for Manager {
             prefix_hits: self.prefix_hits,
             evictions: self.evictions,
             copies: self.copies,
+            held: self.pool.held(),
             swap_total: self.swap.total(),
             swap_used: self.swap.total() - self.swap.free(),
             swapped_out: self.swapped_out,

@@ -67,6 +67,7 @@ impl Naive {
             cached_free: count(self.free.iter().filter(|b| self.cached.contains_key(b)).count()),
             used: count(self.holders.len()),
             shared: count(self.holders.values().filter(|&&tables| tables > 1).count()),
+            held: self.holders.values().map(|&tables| u64::from(tables)).sum(),
             swap_used: self.stats.swap_total - count(self.free_slots.len()),
             ..self.stats
         }
