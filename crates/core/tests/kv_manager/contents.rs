@@ -61,6 +61,11 @@ impl Contents {
         self.slots[self.slot(blocks, position)]
     }
 
+    /// What lies in the swap space at `position` of a table of slots.
+    pub(crate) fn read_swapped(&self, slots: &[u32], position: usize) -> Option<Mark> {
+        self.slots[self.capacity * self.block_size + self.slot(slots, position)]
+    }
+
     pub(crate) fn write(&mut self, blocks: &[u32], position: usize, mark: Mark) {
         let slot = self.slot(blocks, position);
         self.slots[slot] = Some(mark);
