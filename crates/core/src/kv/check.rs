@@ -46,11 +46,11 @@ pub(super) fn check(
 
 /// What can be said of a table by itself.
 fn check_table(manager: &Manager, table: &BlockTable) -> Result<(), String> {
-    let &BlockTable { ref blocks, len, cached, chain } = table;
+    let &BlockTable { ref blocks, len, cached, chain, .. } = table;
     if blocks.len() != manager.blocks_for(len) as usize {
         return Err(format!("a table of {len} positions has {} blocks", blocks.len()));
     }
-    if cached > 0 && (cached >= len || !cached.is_multiple_of(manager.block_size)) {
+    if cached > len || !cached.is_multiple_of(manager.block_size) {
         return Err(format!("{cached} positions of a table of {len} are cached"));
     }
     let Some(chain) = chain else { return Ok(()) };

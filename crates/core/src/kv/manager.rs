@@ -1,31 +1,36 @@
 //! The block manager: the paper's verbs, and nothing that is not about blocks.
 //!
-//! **Copies and their hazards.** A copy queued by `append` is executed before the step's forward pass, in the order of the
-//! queue; meanwhile planning goes on, and blocks change hands. Nothing that happens later in planning can spoil a copy:
+//! **Operations and their hazards.** What `append`, `swap_out` and `swap_in` queue is executed before the step's forward
+//! pass, strictly in the order of the queue; meanwhile planning goes on, and blocks and slots change hands. Nothing that
+//! happens later in planning can spoil an operation:
 //!
-//! - *The source is given up* by its remaining holders and handed out again in the same step. As the destination of a copy
-//!   it is overwritten by an operation that stands later in the queue; as a new block of a row it is overwritten in the
-//!   forward pass. Both are after the copy has read it.
+//! - *The source is given up* and handed out again in the same step: the shared block by its remaining holders, a block that
+//!   is swapped out by `swap_out` itself, a slot by `swap_in`. As the destination of an operation it is overwritten by one that
+//!   stands later in the queue; as a new block of a row it is overwritten in the forward pass. Both are after it was read.
 //! - *The destination is given up* (its sequence is preempted in the step that un-shared it) and handed out again. Whoever
-//!   gets it writes later, by the same argument, and a late copy into a block that nobody holds does no harm: such a block
+//!   gets it writes later, by the same argument, and a late write into a block that nobody holds does no harm: such a block
 //!   carries no hash, for taking it removed that, and a hash comes only from `publish`, after the step.
+//! - *The destination is swapped out in the same step*: its `SwapOut` stands later in the queue. So the operations of a table
+//!   that is swapped out must stay in the queue; those of a table that is freed may be cut off, if none follow.
 //! - *The last holder writes in place* without a copy: in the forward pass, when all copies of the block have been made.
-//! - *A source is read before it was written?* Only if a table is forked or published while positions of it are still to
-//!   be computed by the coming step. The rules of [`KvMemory::fork`] and [`KvMemory::publish`] forbid that.
+//! - *A source is read before it was written?* Only if a table is forked, published or swapped out while positions that
+//!   count as computed are still to be computed by the coming step. The rules of [`KvMemory`] forbid that.
 //!
 //! What never happens is a write to a block that carries a hash: only full blocks are published, rows write only positions
 //! that were not computed, and `append` makes writable only positions after the last.
 //!
-//! When a step fails, its copies may not have been made: every table that was appended to for it must be freed.
+//! When a step fails, its operations may not have been made: every table that was appended to or swapped in for it must be
+//! freed, and every table that was swapped out for it be forgotten.
 
 use std::fmt;
 
 use super::hash::{BlockHasher, Chain};
 use super::pool::{Pool, Taken};
 use super::prefix::PrefixIndex;
+use super::swap::{self, SwapSpace};
 use super::{
-    BlockTable, Claim, KvMemory, KvStats, MAX_BLOCK_SIZE, MAX_CAPACITY, Short, check,
-    most_paged_blocks,
+    BlockTable, Claim, Computed, KvMemory, KvStats, MAX_BLOCK_SIZE, MAX_CAPACITY, Short,
+    SwappedTable, check, most_paged_blocks,
 };
 use crate::ids::{BlockId, Salt, Token};
 use crate::plan::CacheOp;
@@ -82,6 +87,7 @@ impl std::error::Error for BadConfig {}
 /// | [`append`](KvMemory::append) | room for more positions; un-shares the last block, *returning* the copy to make |
 /// | [`fork`](KvMemory::fork) | a second table over the same blocks |
 /// | [`publish`](KvMemory::publish) | full blocks become findable, once their KV has been written |
+/// | [`swap_out`](KvMemory::swap_out), [`swap_in`](KvMemory::swap_in) | a whole group leaves the device and comes back, sharing as before |
 /// | [`free`](KvMemory::free) | the blocks go back, the last one first; those with a hash keep it until they are needed |
 ///
 /// It moves no data: copies are [`CacheOp`]s for an executor. Each verb succeeds, or returns [`Short`] having changed nothing.
@@ -139,6 +145,10 @@ pub struct Manager {
     prefix_hits: u64,
     evictions: u64,
     copies: u64,
+    pub(super) swap: SwapSpace,
+    pub(super) swapped_out: u64,
+    pub(super) swapped_in: u64,
+    pub(super) swap_reused: u64,
 }
 
 impl Manager {
@@ -163,7 +173,18 @@ impl Manager {
             prefix_hits: 0,
             evictions: 0,
             copies: 0,
+            swap: SwapSpace::default(),
+            swapped_out: 0,
+            swapped_in: 0,
+            swap_reused: 0,
         })
+    }
+
+    /// The same memory with room for `slots` blocks outside the device. Without it nothing can be swapped.
+    #[must_use]
+    pub fn with_swap_space(mut self, slots: u32) -> Self {
+        self.swap = SwapSpace::new(slots);
+        self
     }
 
     /// How many of `tokens`, from the first, are in the prefix cache now: a multiple of the block size, and less than
@@ -198,13 +219,13 @@ impl Manager {
         positions.div_ceil(self.block_size)
     }
 
-    fn room_for(&self, need: u32) -> Result<(), Short> {
+    pub(super) fn room_for(&self, need: u32) -> Result<(), Short> {
         let have = self.pool.free();
         if need > have { Err(Short { need, have }) } else { Ok(()) }
     }
 
     /// Takes a block that [`Self::room_for`] has promised.
-    fn take(&mut self) -> BlockId {
+    pub(super) fn take(&mut self) -> BlockId {
         let Taken { block, evicted } = self.pool.take().expect("the free blocks were counted");
         if let Some(hash) = evicted {
             self.prefix.forget(hash);
@@ -251,6 +272,7 @@ impl KvMemory for Manager {
             Some((found, chain)) => (found, Some(chain)),
             None => (Vec::new(), None),
         };
+        let root = self.hasher.map(|hasher| hasher.root(claim.salt));
         let cached = self.positions(&blocks);
         // A cached block that nobody holds is one of the free ones, and counts as taken like a new one.
         let held = blocks.iter().filter(|&&block| self.pool.refs(block) > 0).count();
@@ -266,7 +288,7 @@ impl KvMemory for Manager {
             self.prefix_queries += u64::from(len);
             self.prefix_hits += u64::from(cached);
         }
-        Ok(BlockTable { blocks, len, cached, chain })
+        Ok(BlockTable { blocks, len, cached, chain, root })
     }
 
     fn append(
@@ -298,8 +320,8 @@ impl KvMemory for Manager {
         for &block in &table.blocks {
             self.pool.hold(block);
         }
-        let &BlockTable { ref blocks, len, cached, chain } = table;
-        BlockTable { blocks: blocks.clone(), len, cached, chain }
+        let &BlockTable { ref blocks, len, cached, chain, root } = table;
+        BlockTable { blocks: blocks.clone(), len, cached, chain, root }
     }
 
     fn publish(&mut self, table: &mut BlockTable, computed: &[Token]) {
@@ -334,6 +356,26 @@ impl KvMemory for Manager {
         }
     }
 
+    fn swap_out(
+        &mut self,
+        tables: Vec<Computed>,
+        ops: &mut Vec<CacheOp>,
+    ) -> Result<Vec<SwappedTable>, (Short, Vec<Computed>)> {
+        swap::swap_out(self, tables, ops)
+    }
+
+    fn swap_in(
+        &mut self,
+        tables: Vec<SwappedTable>,
+        ops: &mut Vec<CacheOp>,
+    ) -> Result<Vec<BlockTable>, (Short, Vec<SwappedTable>)> {
+        swap::swap_in(self, tables, ops)
+    }
+
+    fn forget_swapped(&mut self, table: SwappedTable) {
+        swap::forget(self, table);
+    }
+
     fn stats(&self) -> KvStats {
         let (total, free) = (self.pool.capacity(), self.pool.free());
         KvStats {
@@ -346,11 +388,21 @@ impl KvMemory for Manager {
             prefix_hits: self.prefix_hits,
             evictions: self.evictions,
             copies: self.copies,
+            held: self.pool.held(),
+            swap_total: self.swap.total(),
+            swap_used: self.swap.total() - self.swap.free(),
+            swapped_out: self.swapped_out,
+            swapped_in: self.swapped_in,
+            swap_reused: self.swap_reused,
             ..KvStats::default()
         }
     }
 
     fn check(&self, tables: &mut dyn Iterator<Item = &BlockTable>) -> Result<(), String> {
         check::check(self, tables)
+    }
+
+    fn check_swapped(&self, tables: &mut dyn Iterator<Item = &SwappedTable>) -> Result<(), String> {
+        swap::check(self, tables)
     }
 }

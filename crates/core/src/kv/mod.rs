@@ -9,7 +9,7 @@
 //! | `hash` | what makes two blocks interchangeable |
 //! | `prefix` | from hash to block |
 //! | `table` | the blocks of one sequence, a linear type |
-//! | `swap` | blocks outside the device, another linear type |
+//! | `swap` | blocks outside the device, with another linear type |
 //! | `manager` | the paper's verbs over all of these |
 //! | `check` | every invariant, against all tables that exist |
 
@@ -36,12 +36,12 @@ pub const MAX_BLOCK_SIZE: u32 = 256;
 /// The most blocks there may be: their metadata alone takes 8 GiB.
 pub const MAX_CAPACITY: u32 = 1 << 28;
 
-/// Not enough free blocks. Nothing was changed.
+/// Not enough free blocks (or slots of the swap space). Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
-    /// Blocks the operation needs.
+    /// Blocks (or slots) the operation needs.
     pub need: u32,
-    /// Blocks that are free.
+    /// Blocks (or slots) that are free.
     pub have: u32,
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Pool {
     free: u32,
     cached_free: u32,
     shared: u32,
+    /// Sum of all refs.
+    held: u64,
 }
 
 impl Pool {
@@ -58,6 +60,7 @@ impl Pool {
             free: capacity,
             cached_free: 0,
             shared: 0,
+            held: 0,
         }
     }
 
@@ -78,6 +81,11 @@ impl Pool {
     /// Blocks held by more than one table.
     pub(super) fn shared(&self) -> u32 {
         self.shared
+    }
+
+    /// Blocks in all tables, each counted for every table that holds it.
+    pub(super) fn held(&self) -> u64 {
+        self.held
     }
 
     pub(super) fn refs(&self, block: BlockId) -> u32 {
@@ -102,6 +110,7 @@ impl Pool {
     pub(super) fn hold(&mut self, block: BlockId) {
         let meta = &mut self.meta[block.index()];
         meta.refs += 1;
+        self.held += 1;
         match meta.refs {
             1 => self.unlink(block),
             2 => self.shared += 1,
@@ -114,6 +123,7 @@ impl Pool {
         let meta = &mut self.meta[block.index()];
         debug_assert!(meta.refs > 0, "block {block} is released but nobody holds it");
         meta.refs -= 1;
+        self.held -= 1;
         match meta.refs {
             0 => self.link(block),
             1 => self.shared -= 1,
@@ -200,6 +210,10 @@ impl Pool {
             if counter as usize != counted {
                 return Err(format!("{counter} {name} blocks were counted, there are {counted}"));
             }
+        }
+        let held: u64 = blocks.iter().map(|meta| u64::from(meta.refs)).sum();
+        if self.held != held {
+            return Err(format!("{} refs were counted, there are {held}", self.held));
         }
         Ok(())
     }
@@ -288,7 +302,7 @@ mod tests {
     #[test]
     fn a_damaged_pool_is_reported() {
         type Damage = fn(&mut Pool);
-        let damages: [(Damage, &str); 8] = [
+        let damages: [(Damage, &str); 9] = [
             (|pool| pool.meta[1].refs = 1, "block 1 is on the free list and has 1 refs"),
             (|pool| pool.meta[0].refs = 0, "5 blocks are free but 4 are on the free list"),
             (|pool| pool.meta[2].prev = 4, "block 2 follows 1 but points to 4"),
@@ -297,6 +311,7 @@ mod tests {
             (|pool| pool.meta[1].hash = Some(hash(1)), "block 2 is worth nothing but"),
             (|pool| pool.cached_free = 2, "2 cached blocks were counted, there are 1"),
             (|pool| pool.shared = 1, "1 shared blocks were counted, there are 0"),
+            (|pool| pool.held = 2, "2 refs were counted, there are 1"),
         ];
         for (damage, report) in damages {
             let mut pool = held(5, &[4]);

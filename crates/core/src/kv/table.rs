@@ -22,6 +22,8 @@ pub struct BlockTable {
     pub(super) cached: u32,
     /// How far the table has been published; `None` where there is no prefix cache.
     pub(super) chain: Option<Chain>,
+    /// Where the chain began.
+    pub(super) root: Option<Chain>,
 }
 
 impl BlockTable {
@@ -56,7 +58,7 @@ impl BlockTable {
     #[must_use]
     pub fn from_parts(blocks: Vec<BlockId>, len: u32, cached: u32) -> Self {
         debug_assert!(cached <= len, "{cached} positions are cached of {len}");
-        Self { blocks, len, cached, chain: None }
+        Self { blocks, len, cached, chain: None, root: None }
     }
 
     /// Adds blocks at the end and makes `len` positions usable; `len` never shrinks.

@@ -1,4 +1,4 @@
-//! Waiting groups start running, in the order of the policy, while tokens, sequences and blocks last.
+//! Waiting groups start running, or come back from the swap space, in the order of the policy, while tokens, sequences and blocks last.
 //!
 //! The blocks of all shared tokens are allocated at once: nothing is asked and then hoped for. Beyond them there must be
 //! free blocks for whatever else the group needs soon, that is, for what its sequences hold apart from each other and one
@@ -7,7 +7,7 @@
 
 use super::Scheduler;
 use super::budget::Budget;
-use crate::group::Group;
+use crate::group::{Group, Phase};
 use crate::ids::Tick;
 use crate::kv::{BlockTable, KvMemory};
 use crate::plan::CacheOp;
@@ -19,14 +19,22 @@ impl<M: KvMemory> Scheduler<M> {
             if !budget.allows(width) {
                 break;
             }
+            if self.waiting.head().is_some_and(|head| matches!(head.phase, Phase::Swapped { .. })) {
+                if !self.resume_head(ops) {
+                    break;
+                }
+                budget.seat(width);
+                continue;
+            }
             let Some(table) = self.table_for_head(ops) else { break };
             let Some(mut group) = self.waiting.pop() else { break };
             budget.seat(width);
             group.start(table);
+            group.look_for_prefix(&mut self.memory);
             if let Some(first) = group.sequences.first_mut() {
                 first.plan(budget.take(group.phase.todo(first)));
             }
-            if group.announcement.is_some() {
+            if group.preemptions == 0 {
                 self.totals.prompt_tokens += u64::from(group.origin.prompt);
                 self.totals.queue_time += now.0.saturating_sub(group.origin.arrived.0);
             }

@@ -7,6 +7,7 @@
     reason = "in a test a panic is the report, what is printed are the measured deviations, and oracles round on purpose"
 )]
 
+mod beams;
 mod driver;
 mod folder;
 mod generation;
