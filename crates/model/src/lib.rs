@@ -9,6 +9,7 @@
 mod advice;
 pub mod arch;
 pub mod backend;
+pub mod block_size;
 mod check;
 mod checkpoint;
 mod cpu;

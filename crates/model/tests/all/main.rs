@@ -8,6 +8,7 @@
 )]
 
 mod beams;
+mod block_size;
 mod driver;
 mod folder;
 mod generation;
