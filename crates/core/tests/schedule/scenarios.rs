@@ -356,7 +356,7 @@ fn the_numbers_of_a_small_day() {
             aborted: 0,
             preemptions: 2,
             swap_preemptions: 0,
-            swap_refusals: 1,
+            swap_refusals: 0,
             lost_slots: 0,
             prompt_tokens: 18,
             generated_tokens: 24,
