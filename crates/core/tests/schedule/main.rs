@@ -7,6 +7,7 @@ mod faults;
 mod outputs;
 mod properties;
 mod refusals;
+mod reports;
 mod scenario;
 mod scenarios;
 mod server;
