@@ -8,6 +8,7 @@
 )]
 
 mod beams;
+mod block_size;
 mod driver;
 mod folder;
 mod generation;
@@ -19,3 +20,4 @@ mod naive;
 mod oracle;
 mod sample;
 mod spec;
+mod swap;
