@@ -58,8 +58,8 @@ impl<M: KvMemory> Scheduler<M> {
                 Commit { memory: &mut self.memory, totals: &mut self.totals, events, vocab };
             commit.fail(&mut self.running[at], Failure::Step);
         }
-        self.undo_swaps();
         self.step_done();
+        self.undo_swaps();
     }
 
     /// Where the running group with this live sequence stands. Both ids are given in the order of arrival.

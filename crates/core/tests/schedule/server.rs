@@ -136,6 +136,15 @@ impl Server {
         true
     }
 
+    /// A step that the executor did not even begin.
+    pub(crate) fn failing_step(&mut self) -> bool {
+        self.schedule();
+        if !self.plan.is_empty() {
+            self.fail();
+        }
+        !self.plan.is_empty()
+    }
+
     pub(crate) fn schedule(&mut self) {
         self.steps += 1;
         self.scheduler.schedule(Tick(self.steps), &mut self.plan);
