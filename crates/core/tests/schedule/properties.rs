@@ -263,7 +263,7 @@ fn everyone_is_served_as_if_alone_or_refused() {
     // The traces are not all trivial.
     let Stats { totals, kv, .. } = seen.into_inner();
     assert!(totals.preemptions > 150 && totals.ended > 2000 && totals.aborted > 200);
-    assert!(kv.prefix_hits > 3000 && kv.copies > 700);
+    assert!(kv.prefix_hits > 1500 && kv.copies > 700);
     assert!(totals.failed > 150);
     assert!(totals.swap_preemptions > 60 && totals.lost_slots > 15 && kv.swap_reused > 30);
 }
