@@ -330,7 +330,11 @@ impl Group {
     pub(crate) fn need_to_come_back<M: KvMemory>(&self, memory: &M) -> u32 {
         match self.phase {
             Phase::Swapped { shared: Some(_) } => self.present_need(memory),
-            _ => self.distinct_slots().saturating_add(count(&self.sequences)),
+            _ => {
+                let Origin { prompt, longest, .. } = self.origin;
+                let ever = memory.most_blocks(prompt, longest, self.width());
+                self.distinct_slots().saturating_add(count(&self.sequences)).min(ever)
+            }
         }
     }
 

@@ -163,7 +163,7 @@ pub(super) fn swap_in(
 ) -> Result<Vec<BlockTable>, (Short, Vec<SwappedTable>)> {
     let mut blocks = FxHashMap::<SwapSlot, Option<BlockId>>::default();
     for (slot, hash) in tables.iter().flat_map(SwappedTable::entries) {
-        blocks.entry(slot).or_insert_with(|| hash.and_then(|hash| manager.prefix.get(hash)));
+        blocks.entry(slot).or_insert_with(|| hash.and_then(|hash| manager.ready(hash)));
     }
     let held = |block: &Option<BlockId>| block.is_some_and(|block| manager.pool.refs(block) > 0);
     let need = blocks.values().filter(|block| !held(block)).count();
@@ -213,7 +213,10 @@ fn rebuild(manager: &Manager, table: &SwappedTable, blocks: Vec<BlockId>) -> Blo
             .last()
             .unwrap_or(root)
     });
-    BlockTable { blocks, len: table.len, cached: table.cached, chain, root: table.root }
+    let &SwappedTable { len, cached, root, .. } = table;
+    let mut back = BlockTable::from_parts(blocks, len, cached);
+    (back.chain, back.root) = (chain, root);
+    back
 }
 
 /// What [`KvMemory::forget_swapped`] does.

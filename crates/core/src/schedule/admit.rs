@@ -15,16 +15,21 @@ use crate::plan::CacheOp;
 impl<M: KvMemory> Scheduler<M> {
     /// Not called in a step that preempted: what was taken from a group is not given to the next at once.
     pub(super) fn admit(&mut self, now: Tick, budget: &mut Budget, ops: &mut Vec<CacheOp>) {
+        let mut resumed = false;
         while let Some(width) = self.waiting.head().map(Group::width) {
             if !budget.allows(width) {
                 break;
             }
             if self.waiting.head().is_some_and(|head| matches!(head.phase, Phase::Swapped { .. })) {
-                if !self.resume_head(ops) {
+                if !self.resume_head(budget, ops) {
                     break;
                 }
                 budget.seat(width);
+                resumed = true;
                 continue;
+            }
+            if resumed {
+                break;
             }
             let Some(table) = self.table_for_head(ops) else { break };
             let Some(mut group) = self.waiting.pop() else { break };

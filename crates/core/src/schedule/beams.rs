@@ -19,7 +19,7 @@ pub(super) fn step<M: KvMemory>(group: &mut Group, memory: &mut M) -> u32 {
     let choice = choose(group);
     let parents = std::mem::take(&mut group.sequences);
     let tokens = parents.first().map_or(0, Sequence::known) + 1 - group.origin.prompt;
-    let logprobs = group.origin.params.logprobs;
+    let logprobs = group.origin.params.sampling.logprobs;
     let Ranking::Beams(search) = &mut group.ranking else {
         debug_assert!(false, "a beam step of a group that is none");
         group.sequences = parents;
@@ -48,9 +48,8 @@ fn choose(group: &Group) -> Choice {
         .iter()
         .map(|seq| Live { sum: seq.trail.sum(), candidates: &seq.candidates })
         .collect();
-    let width = params.width() as usize;
-    let ends = params.eos.len() + params.stop_tokens.len();
-    beam::choose(&live, width, (1 + ends).max(2) * width, |next| {
+    let (width, keep) = (params.width() as usize, params.candidates() as usize);
+    beam::choose(&live, width, keep, |next| {
         group.ends(group.sequences.get(next.parent)?.tokens(), next.token)
     })
 }
@@ -62,7 +61,7 @@ fn branches<M: KvMemory>(
     go_on: &[beam::Continuation],
     memory: &mut M,
 ) -> Vec<Sequence> {
-    let logprobs = group.origin.params.logprobs;
+    let logprobs = group.origin.params.sampling.logprobs;
     let mut uses = vec![0_u32; parents.len()];
     for next in go_on {
         uses[next.parent] += 1;

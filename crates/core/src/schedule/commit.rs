@@ -58,8 +58,8 @@ impl<M: KvMemory> Scheduler<M> {
                 Commit { memory: &mut self.memory, totals: &mut self.totals, events, vocab };
             commit.fail(&mut self.running[at], Failure::Step);
         }
-        self.undo_swaps();
         self.step_done();
+        self.undo_swaps();
     }
 
     /// Where the running group with this live sequence stands. Both ids are given in the order of arrival.
@@ -203,7 +203,7 @@ impl<M: KvMemory> Commit<'_, M> {
         self.totals.generated_tokens += 1;
         let finish = group.verdict(&group.sequences[at]);
         if let (Ranking::Samples(_), Some(score)) = (&group.ranking, &drawn.score) {
-            let told = reported(score.logprob, &score.top, group.origin.params.logprobs);
+            let told = reported(score.logprob, &score.top, group.origin.params.sampling.logprobs);
             group.sequences[at].trail.push(drawn.token, score.logprob, told);
         } else {
             self.event(group, EventKind::Sampled { choice, drawn: drawn.clone(), finish });

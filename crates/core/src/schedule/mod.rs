@@ -26,6 +26,7 @@ mod beams;
 mod budget;
 mod commit;
 mod grow;
+mod inspect;
 mod layout;
 mod policy;
 mod preempt;
@@ -45,7 +46,6 @@ use self::queue::Queue;
 use self::submit::Lengths;
 use crate::group::{Group, Origin, Phase};
 use crate::ids::{GroupId, SeqId, Tick};
-use crate::inspect::KvReport;
 use crate::kv::KvMemory;
 use crate::plan::StepPlan;
 use crate::sequence::Sequence;
@@ -203,16 +203,6 @@ impl<M: KvMemory> Scheduler<M> {
             last_step: self.last_step,
             kv: self.memory.stats(),
             totals: self.totals,
-        }
-    }
-
-    /// Who holds which part of the memory. Takes time in proportion to everything there is.
-    #[must_use]
-    pub fn inspect(&self) -> KvReport {
-        KvReport {
-            block_size: self.memory.block_size(),
-            stats: self.memory.stats(),
-            ..KvReport::default()
         }
     }
 

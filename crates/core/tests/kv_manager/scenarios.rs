@@ -138,7 +138,8 @@ fn without_prefix_caching_nothing_is_found_and_nothing_is_kept() {
 fn of_two_blocks_computed_at_once_the_first_is_found() {
     let mut memory = manager(2, 5);
     let prompt = tokens(0..3);
-    let mut twins = [0, 1].map(|_| memory.admit(&claim(&prompt), &mut Vec::new()).unwrap());
+    let alone = Claim { use_prefix_cache: false, ..claim(&prompt) };
+    let mut twins = [0, 1].map(|_| memory.admit(&alone, &mut Vec::new()).unwrap());
     for twin in &mut twins {
         memory.publish(twin, &prompt);
     }
@@ -148,6 +149,85 @@ fn of_two_blocks_computed_at_once_the_first_is_found() {
     assert_eq!(ids(&third), [0, 4]);
     free_all(&mut memory, [first, second, third]);
     assert_eq!(memory.stats().cached_free, 1);
+}
+
+/// Admits a prompt and publishes nothing.
+fn arrive(memory: &mut Manager, tokens: &[Token]) -> BlockTable {
+    memory.admit(&claim(tokens), &mut Vec::new()).unwrap()
+}
+
+#[test]
+fn of_requests_that_arrive_together_one_computes_the_common_prefix() {
+    let mut memory = manager(4, 16);
+    let prompts = [9, 8, 7].map(|last| [tokens(0..8), tokens([last; 5])].concat());
+    let [mut first, mut second, mut third] = prompts.each_ref().map(|p| arrive(&mut memory, p));
+    assert_eq!((memory.stats().used, memory.stats().held), (8, 12));
+    assert_eq!(memory.match_prefix(&prompts[1], Salt(0)), 0, "a promise is not a hit");
+    assert_eq!(memory.stats().prefix_hits, 16);
+    assert!(!memory.await_prefix(&mut first));
+    assert!(memory.await_prefix(&mut second) && memory.await_prefix(&mut third));
+
+    memory.publish(&mut first, &prompts[0][..6]);
+    assert!(memory.await_prefix(&mut second));
+    assert_eq!((second.cached(), third.cached()), (4, 0));
+    memory.publish(&mut first, &prompts[0]);
+    assert!(!memory.await_prefix(&mut second) && !memory.await_prefix(&mut third));
+    assert_eq!((second.cached(), third.cached()), (8, 8));
+    free_all(&mut memory, [first, second, third]);
+}
+
+#[test]
+fn a_promise_that_is_withdrawn_is_taken_over_by_the_first_who_asks() {
+    let mut memory = manager(4, 16);
+    let prompt = tokens(0..13);
+    let [mut owner, mut second, mut third] = [0; 3].map(|_| arrive(&mut memory, &prompt));
+    memory.publish(&mut owner, &prompt[..4]);
+    memory.free(owner);
+    memory.check(&mut [&second, &third].into_iter()).unwrap();
+    assert!(!memory.await_prefix(&mut third));
+    assert!(memory.await_prefix(&mut second));
+    assert_eq!((second.cached(), third.cached(), third.len()), (4, 4, 13));
+    memory.publish(&mut third, &prompt);
+    assert!(!memory.await_prefix(&mut second));
+    assert_eq!(second.cached(), 12);
+    free_all(&mut memory, [second, third]);
+}
+
+#[test]
+fn who_waited_for_a_withdrawn_promise_waits_for_its_successor() {
+    let mut memory = manager(4, 16);
+    let prompt = tokens(0..9);
+    let [owner, mut second] = [0; 2].map(|_| arrive(&mut memory, &prompt));
+    memory.free(owner);
+    let mut late = arrive(&mut memory, &prompt);
+    assert_ne!(ids(&second)[..2], ids(&late)[..2]);
+    assert!(memory.await_prefix(&mut second));
+    assert_eq!((second.blocks()[0], memory.stats().used), (late.blocks()[0], 5));
+    memory.publish(&mut late, &prompt);
+    assert!(!memory.await_prefix(&mut second));
+    assert_eq!((ids(&second)[..2] == ids(&late)[..2], second.cached()), (true, 8));
+    free_all(&mut memory, [second, late]);
+}
+
+/// The one that takes over could neither write to the blocks after them nor wait for them.
+#[test]
+fn a_table_that_takes_over_ends_where_another_promise_begins() {
+    let mut memory = manager(4, 16);
+    let [short, long] = [5, 17].map(|length| tokens(0..length));
+    let first = arrive(&mut memory, &short);
+    let mut second = arrive(&mut memory, &long);
+    let mut third = arrive(&mut memory, &long);
+    memory.free(first);
+    assert!(!memory.await_prefix(&mut third));
+    assert_eq!((third.len(), third.cached(), ids(&third).len()), (4, 0, 1));
+    assert!(memory.await_prefix(&mut second));
+    memory.append(&mut third, 17, &mut Vec::new()).unwrap();
+    memory.publish(&mut third, &long[..4]);
+    assert!(!memory.await_prefix(&mut second));
+    memory.publish(&mut second, &long);
+    memory.publish(&mut third, &long);
+    memory.check(&mut [&second, &third].into_iter()).unwrap();
+    free_all(&mut memory, [second, third]);
 }
 
 #[test]
@@ -232,7 +312,9 @@ fn run_group(
     [prompt, longest, sequences]: [u32; 3],
     in_turns: bool,
 ) -> Result<u32, Short> {
-    let mut tables = vec![memory.admit(&claim(&tokens(0..prompt)), &mut Vec::new())?];
+    let tokens = tokens(0..prompt);
+    let mut tables = vec![memory.admit(&claim(&tokens), &mut Vec::new())?];
+    memory.publish(&mut tables[0], &tokens);
     for _ in 1..sequences {
         tables.push(memory.fork(&tables[0]));
     }

@@ -17,6 +17,7 @@ mod hostile;
 mod invariance;
 mod memory;
 mod naive;
+mod one_truth;
 mod oracle;
 mod sample;
 mod spec;
