@@ -39,18 +39,29 @@ impl Pins {
         self.prefixes.iter().map(|(_, tokens)| tokens.len()).collect()
     }
 
-    /// Computes all prefixes, as far as they fill whole blocks, and returns when they are in the cache for good.
-    pub(crate) fn compute(self, engine: &Handle, block_size: usize) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        for (file, mut tokens) in self.prefixes {
-            let name = file.display();
+    /// Cuts every prefix to whole blocks, which are what can be shared.
+    ///
+    /// # Errors
+    /// When one does not fill a block.
+    pub(crate) fn cut(&mut self, block_size: usize) -> Result<()> {
+        for (file, tokens) in &mut self.prefixes {
             let whole = tokens.len() / block_size * block_size;
             ensure!(
                 whole > 0,
-                "--pin-prefix {name}: its {} tokens do not fill a block of {block_size}; use a smaller --block-size",
+                "--pin-prefix {}: its {} tokens do not fill a block of {block_size}; use a smaller --block-size",
+                file.display(),
                 tokens.len()
             );
             tokens.truncate(whole);
+        }
+        Ok(())
+    }
+
+    /// Computes all prefixes and returns when they are in the cache for good.
+    pub(crate) fn compute(self, engine: &Handle) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        for (file, tokens) in self.prefixes {
+            let name = file.display();
             let job = Job { pin: true, ..Job::new(tokens, one_token(engine)?, Salt::default()) };
             let mut generation =
                 engine.generate(job).with_context(|| format!("--pin-prefix {name}"))?;

@@ -41,13 +41,14 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
     let began = Instant::now();
     let checkpoint = Checkpoint::open(&settings.source).context("cannot serve this model")?;
     let (tokenizer, template) = texts(&checkpoint)?;
-    let pins = Pins::read(&settings.pin_prefix, &tokenizer)?;
+    let mut pins = Pins::read(&settings.pin_prefix, &tokenizer)?;
     let lengths = pins.lengths();
     let mut request = MemoryRequest { pinned_prefixes: &lengths, ..settings.memory };
     if let Some(expected) = &settings.expected {
         request.block_size = choose_block_size(&checkpoint, settings, expected, verbose)?;
     }
     let plan = MemoryPlan::compute(&checkpoint, &request)?;
+    pins.cut(plan.block_size)?;
     let (swap, rates) = swap_store(&plan, settings)?.unzip();
     if verbose {
         let name = checkpoint.name();
@@ -57,7 +58,7 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
     let scheduler = scheduler(&checkpoint, &plan, settings)?;
     let (engine, thread) = folio_engine::start(scheduler, executor, EngineConfig::default())
         .context("cannot start the engine's thread")?;
-    pins.compute(&engine, plan.block_size)?;
+    pins.compute(&engine)?;
     if verbose {
         eprintln!("ready after {:.2} s", began.elapsed().as_secs_f64());
     }

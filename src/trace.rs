@@ -12,13 +12,11 @@ const MOST_BYTES: u64 = 16 << 20;
 
 /// The text of `file`, if it has at most `most` bytes.
 pub(crate) fn read_text(file: &Path, most: u64) -> Result<String> {
-    let name = || file.display().to_string();
     let mut bytes = Vec::new();
-    let opened = File::open(file).with_context(name)?;
-    opened.take(most + 1).read_to_end(&mut bytes).with_context(name)?;
+    File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    ensure!(length <= most, "{}: is larger than {most} bytes", file.display());
-    String::from_utf8(bytes).with_context(|| format!("{}: is not UTF-8 text", file.display()))
+    ensure!(length <= most, "the file is larger than {most} bytes");
+    String::from_utf8(bytes).context("the file is not UTF-8 text")
 }
 
 /// Reads a CSV file whose header names the columns `prompt_tokens` and `output_tokens`; other columns are passed over.
@@ -26,7 +24,8 @@ pub(crate) fn read_text(file: &Path, most: u64) -> Result<String> {
 /// # Errors
 /// Names the file, and the line that is wrong.
 pub(crate) fn read(file: &Path) -> Result<Vec<Lengths>> {
-    parse(&read_text(file, MOST_BYTES)?)
+    read_text(file, MOST_BYTES)
+        .and_then(|text| parse(&text))
         .with_context(|| format!("--block-size-trace {}", file.display()))
 }
 
