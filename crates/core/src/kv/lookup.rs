@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::hash::{BlockHash, Chain};
 use super::pool::Label;
-use super::{Claim, Manager};
+use super::{BlockTable, Claim, Manager};
 use crate::ids::{BlockId, Salt, Token};
 
 /// The blocks at the start of a claim that somebody has, or is going to compute.
@@ -17,6 +17,14 @@ pub(super) struct Found {
     pub(super) ahead: VecDeque<BlockHash>,
     /// Where the chain begins.
     pub(super) root: Chain,
+}
+
+/// A cached block that begins as a claim goes on after its full blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    pub(super) source: BlockId,
+    /// For how many positions.
+    pub(super) alike: u32,
 }
 
 impl Manager {
@@ -66,5 +74,62 @@ impl Manager {
             chain = hasher?.extend(chain, tokens);
             Some(chain)
         })
+    }
+    /// Saving fewer positions is not worth a copy.
+    fn worthwhile(&self, positions: usize) -> bool {
+        positions >= (self.block_size as usize / 4).max(1)
+    }
+
+    /// The block to copy the claim's next positions from, if nobody has the full block or is going to compute it.
+    pub(super) fn start(&self, claim: &Claim<'_>, found: &Found) -> Option<Start> {
+        if !claim.use_prefix_cache || found.blocks.len() > found.chain.blocks as usize {
+            return None;
+        }
+        // One token is left to compute here, too.
+        let most = claim.tokens.len().saturating_sub(1);
+        let next = claim.tokens[..most].get(found.blocks.len() * self.block_size as usize..)?;
+        let (source, alike) = self.most_alike(found.chain.hash, next)?;
+        let positions = u32::try_from(alike).ok()?;
+        self.worthwhile(alike).then_some(Start { source, alike: positions })
+    }
+
+    fn most_alike(&self, parent: BlockHash, tokens: &[Token]) -> Option<(BlockId, usize)> {
+        let filled = |block| match self.pool.label(block) {
+            Label::Ready(_) => self.block_size as usize,
+            Label::Partial(filled) => filled.into(),
+            Label::Blank | Label::Promised(_) => 0,
+        };
+        self.kin.most_alike(parent, tokens, filled)
+    }
+
+    /// Remembers the tokens that the table has computed since it was last told.
+    pub(super) fn note(&mut self, table: &mut BlockTable, computed: &[Token]) {
+        let block_size = self.block_size as usize;
+        while let Some(tokens) = computed.get(table.noted as usize..).filter(|t| !t.is_empty()) {
+            let (index, at) =
+                (table.noted as usize / block_size, table.noted as usize % block_size);
+            let tokens = &tokens[..tokens.len().min(block_size - at)];
+            self.kin.note(table.blocks[index], at, tokens);
+            table.noted += u32::try_from(tokens.len()).unwrap_or(self.block_size);
+        }
+    }
+
+    /// Lets others find the half-filled last block of a table that is given back, unless they can find the like of it.
+    pub(super) fn offer_tail(&mut self, table: &BlockTable) {
+        let Some(chain) = table.chain else { return };
+        let filled = table.noted.saturating_sub(chain.blocks * self.block_size) as usize;
+        let Some(&block) = table.blocks.get(chain.blocks as usize) else { return };
+        let own = self.pool.refs(block) == 1 && self.pool.label(block) == Label::Blank;
+        let Some(filled) = u8::try_from(filled).ok().filter(|_| self.worthwhile(filled)) else {
+            return;
+        };
+        if !own || u32::from(filled) >= self.block_size {
+            return;
+        }
+        let tokens = &self.kin.tokens(block)[..filled.into()];
+        if self.most_alike(chain.hash, tokens).is_none_or(|(_, alike)| alike < filled.into()) {
+            self.pool.set(block, Label::Partial(filled));
+            self.kin.adopt(chain.hash, block);
+        }
     }
 }

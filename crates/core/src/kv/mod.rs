@@ -10,6 +10,7 @@
 //! | `prefix` | from hash to block |
 //! | `lookup` | what of a claim is already there |
 //! | `promise` | one computes a common prefix, the others wait for its blocks |
+//! | `kin` | the blocks that continue one past, and their tokens |
 //! | `table` | the blocks of one sequence, a linear type |
 //! | `swap` | blocks outside the device, with another linear type |
 //! | `manager` | the paper's verbs over all of these |
@@ -20,6 +21,7 @@ use std::fmt;
 mod check;
 mod config;
 mod hash;
+mod kin;
 mod lookup;
 mod manager;
 mod pool;
@@ -39,7 +41,7 @@ use crate::plan::CacheOp;
 /// The largest block there may be, in positions.
 pub const MAX_BLOCK_SIZE: u32 = 256;
 
-/// The most blocks there may be: their metadata alone takes 8 GiB.
+/// The most blocks there may be: their metadata alone takes more than 8 GiB.
 pub const MAX_CAPACITY: u32 = 1 << 28;
 
 /// Not enough free blocks (or slots of the swap space). Nothing was changed.
@@ -201,7 +203,7 @@ pub trait KvMemory {
     /// that were not published yet.
     fn publish(&mut self, table: &mut BlockTable, computed: &[Token]);
 
-    /// Takes a table back.
+    /// Takes a table back. Whatever of it has been published stays findable until its blocks are needed.
     fn free(&mut self, table: BlockTable);
 
     /// Moves the blocks of a whole group to the swap space: those that hold the first `computed` positions of each table,

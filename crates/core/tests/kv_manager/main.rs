@@ -14,6 +14,7 @@ use proptest::test_runner::FileFailurePersistence;
 mod contents;
 mod naive;
 mod scenarios;
+mod sharing;
 
 use contents::{Contents, Mark, mark};
 use naive::Naive;
@@ -247,12 +248,14 @@ impl World {
         assert_eq!(matched, self.naive.match_prefix(tokens, salt).1 * self.block_size);
         assert!(matched < tokens.len(), "nothing is left to compute");
 
-        let before = format!("{:?}", self.manager);
+        let before = format!("{:?} {:?}", self.manager, self.ops);
+        let queued = self.ops.len();
         let longest = u32::MAX;
         let claim = Claim { tokens, salt: Salt(salt), use_prefix_cache, sequences: 1, longest };
         let expected = self.naive.admit(tokens, salt, use_prefix_cache);
-        match (self.manager.admit(&claim, &mut Vec::new()), expected) {
-            (Ok(table), Ok(naive)) => {
+        match (self.manager.admit(&claim, &mut self.ops), expected) {
+            (Ok(table), Ok((naive, copy))) => {
+                assert_eq!(self.ops[queued..], Vec::from_iter(copy));
                 assert_eq!(table.cached() as usize, naive.cached);
                 self.groups += 1;
                 let mut story = Story {
@@ -267,7 +270,8 @@ impl World {
             }
             (Err(short), Err(expected)) => {
                 assert_eq!(short, expected);
-                assert_eq!(format!("{:?}", self.manager), before, "Short, but something changed");
+                let after = format!("{:?} {:?}", self.manager, self.ops);
+                assert_eq!(after, before, "Short, but something changed");
             }
             (got, expected) => panic!("admit: {got:?}, expected {expected:?}"),
         }

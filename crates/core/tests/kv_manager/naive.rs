@@ -1,6 +1,7 @@
 //! The block manager as one would explain it: searched lists and maps of whole token sequences instead of linked lists,
 //! hashes and counters. It decides the same things, down to which block is handed out next.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use folio_core::ids::{BlockId, SwapSlot, Token};
 use folio_core::kv::{KvStats, Short};
 use folio_core::plan::CacheOp;
 
-/// A full block's contents: which cache it belongs to, and all tokens from the first of the sequence to its own last.
+/// A block's contents: which cache it belongs to, and all tokens from the first of the sequence to its own last.
 type Past = (u64, Vec<Token>);
 
 /// What a block is findable by.
@@ -17,6 +18,8 @@ struct Label {
     past: Past,
     /// Which table is going to compute it, while it has not.
     promised_by: Option<usize>,
+    /// Greater for what became findable later.
+    since: usize,
 }
 
 /// A block table.
@@ -34,6 +37,8 @@ pub(crate) struct Table {
     claim: Vec<Token>,
     /// Up to which block others do.
     awaited: usize,
+    /// What it has computed, as far as it counts if the table is given back.
+    known: Vec<Token>,
 }
 
 /// A table in the swap space.
@@ -42,6 +47,7 @@ pub(crate) struct Swapped {
     pub(crate) slots: Vec<(u32, Option<Past>)>,
     cached: usize,
     salt: u64,
+    known: Vec<Token>,
 }
 
 pub(crate) struct Naive {
@@ -53,6 +59,7 @@ pub(crate) struct Naive {
     holders: BTreeMap<u32, u32>,
     labels: BTreeMap<u32, Label>,
     tables: usize,
+    labelled: usize,
     /// The one to be taken next is the last.
     free_slots: Vec<u32>,
     pub(crate) stats: KvStats,
@@ -72,6 +79,7 @@ impl Naive {
             holders: BTreeMap::new(),
             labels: BTreeMap::new(),
             tables: 0,
+            labelled: 0,
             free_slots: (0..swap_slots).rev().collect(),
             stats,
         }
@@ -115,8 +123,47 @@ impl Naive {
 
     fn new_table(&mut self, salt: u64) -> Table {
         self.tables += 1;
-        let (id, blocks, claim) = (self.tables, Vec::new(), Vec::new());
-        Table { id, blocks, cached: 0, salt, offered: 0, claim, awaited: 0 }
+        let id = self.tables;
+        let (blocks, claim, known) = (Vec::new(), Vec::new(), Vec::new());
+        Table { id, blocks, cached: 0, salt, offered: 0, claim, awaited: 0, known }
+    }
+
+    /// The block after `past` that begins most like `next`, and for how many tokens.
+    fn most_alike(&self, past: &Past, next: &[Token]) -> Option<(u32, usize)> {
+        let own = past.1.len()..past.1.len() + self.block_size + 1;
+        let follows = |label: &Label| {
+            label.promised_by.is_none()
+                && label.past.0 == past.0
+                && own.contains(&label.past.1.len())
+                && label.past.1.len() > past.1.len()
+                && label.past.1.starts_with(&past.1)
+        };
+        let mut all: Vec<_> = self.labels.iter().filter(|(_, label)| follows(label)).collect();
+        all.sort_by_key(|(_, label)| Reverse(label.since));
+        all.truncate(8);
+        let alike = |label: &Label| {
+            let own = &label.past.1[past.1.len()..];
+            own.iter().zip(next).take_while(|(own, next)| own == next).count()
+        };
+        // The first of equals.
+        all.into_iter().map(|(&block, label)| (block, alike(label))).rev().max_by_key(|&(_, m)| m)
+    }
+
+    fn worthwhile(&self, positions: usize) -> bool {
+        positions >= 1 && positions >= self.block_size / 4
+    }
+
+    /// The copy to make for a claim of which the first blocks are `found`.
+    fn start(&self, tokens: &[Token], salt: u64, found: usize) -> Option<(u32, usize)> {
+        let at = found * self.block_size;
+        let next = tokens[..tokens.len() - 1].get(at..)?;
+        let (source, alike) = self.most_alike(&(salt, tokens[..at].to_vec()), next)?;
+        self.worthwhile(alike).then_some((source, alike))
+    }
+
+    fn label(&mut self, block: u32, past: Past) {
+        self.labelled += 1;
+        self.labels.insert(block, Label { past, promised_by: None, since: self.labelled });
     }
 
     pub(crate) fn admit(
@@ -124,27 +171,44 @@ impl Naive {
         tokens: &[Token],
         salt: u64,
         use_cache: bool,
-    ) -> Result<Table, Short> {
+    ) -> Result<(Table, Option<CacheOp>), Short> {
         let use_cache = use_cache && self.caching;
         let (found, ready) =
             if use_cache { self.match_prefix(tokens, salt) } else { (Vec::new(), 0) };
         let total = tokens.len().div_ceil(self.block_size);
         let held = found.iter().filter(|block| self.holders.contains_key(block)).count();
         self.room_for(total - held)?;
+        let start =
+            if use_cache && found.len() == ready { self.start(tokens, salt, ready) } else { None };
+        let start = start.filter(|(source, _)| {
+            let more = usize::from(!self.holders.contains_key(source));
+            self.room_for(total - held + more).is_ok()
+        });
         found.iter().for_each(|&block| self.hold(block));
+        start.iter().for_each(|&(block, _)| self.hold(block));
         let mut table = self.new_table(salt);
         table.awaited = found.len();
         table.offered = ready;
         table.cached = ready * self.block_size;
         table.blocks = found;
         table.blocks.extend((table.awaited..total).map(|_| self.take()));
+        let mut copy = None;
         if use_cache {
             table.claim = tokens.to_vec();
+            table.known = tokens[..table.cached].to_vec();
             self.promise(&table, table.awaited..tokens.len() / self.block_size);
             self.stats.prefix_queries += tokens.len() as u64;
             self.stats.prefix_hits += (table.awaited * self.block_size) as u64;
+            if let Some((source, alike)) = start {
+                self.release(source);
+                let [source, destination] = [source, table.blocks[ready]].map(BlockId);
+                copy = Some(CacheOp::Copy { source, destination });
+                table.cached += alike;
+                self.stats.prefix_hits += alike as u64;
+                self.stats.partial_hits += 1;
+            }
         }
-        Ok(table)
+        Ok((table, copy))
     }
 
     /// Promises blocks of the table whose like nobody has.
@@ -152,7 +216,7 @@ impl Naive {
         for index in blocks {
             let past = self.past(table.salt, &table.claim, index);
             if self.find(&past).is_none() {
-                let label = Label { past, promised_by: Some(table.id) };
+                let label = Label { past, promised_by: Some(table.id), since: 0 };
                 self.labels.insert(table.blocks[index], label);
             }
         }
@@ -166,6 +230,7 @@ impl Naive {
             if self.is_ready(block) {
                 table.offered += 1;
                 table.cached = table.offered * self.block_size;
+                table.known = table.claim[..table.cached].to_vec();
             } else if self.labels.contains_key(&block) {
                 return true;
             } else if let Some(other) = self.find(&past) {
@@ -226,6 +291,7 @@ impl Naive {
             let destination = self.take();
             blocks.pop();
             blocks.push(destination);
+            table.known.truncate(len / self.block_size * self.block_size);
             *self.holders.get_mut(&source).unwrap() -= 1;
             self.stats.copies += 1;
             CacheOp::Copy { source: BlockId(source), destination: BlockId(destination) }
@@ -249,14 +315,32 @@ impl Naive {
             let label = self.labels.get(&block);
             let own = label.is_some_and(|label| label.promised_by == Some(table.id));
             if self.caching && (own || self.find(&past).is_none()) {
-                self.labels.insert(block, Label { past, promised_by: None });
+                self.label(block, past);
             }
         }
         table.offered = full;
+        if self.caching && table.known.len() < computed.len() {
+            table.known = computed.to_vec();
+        }
+    }
+
+    /// The half-filled block at the end of what is known, unless the like of it can be found.
+    fn offer_tail(&mut self, table: &Table) {
+        let at = table.offered * self.block_size;
+        let Some(&block) = table.blocks.get(table.offered) else { return };
+        let Some(tail) = table.known.get(at..) else { return };
+        let own = self.holders[&block] == 1 && !self.labels.contains_key(&block);
+        if own && tail.len() < self.block_size && self.worthwhile(tail.len()) {
+            let past = (table.salt, table.known[..at].to_vec());
+            if self.most_alike(&past, tail).is_none_or(|(_, alike)| alike < tail.len()) {
+                self.label(block, (table.salt, table.known.clone()));
+            }
+        }
     }
 
     pub(crate) fn free(&mut self, table: &Table) {
         self.labels.retain(|_, label| label.promised_by != Some(table.id));
+        self.offer_tail(table);
         table.blocks.iter().rev().for_each(|&block| self.release(block));
     }
 
@@ -288,6 +372,7 @@ impl Naive {
             slots: blocks.iter().map(slot).collect(),
             cached: table.cached.min(*len),
             salt: table.salt,
+            known: table.known.clone(),
         });
         let swapped = swapped.collect();
         let op =
@@ -313,12 +398,13 @@ impl Naive {
         self.stats.swap_reused += found.len() as u64;
 
         let (mut back, mut ops, mut released) = (Vec::new(), Vec::new(), Vec::new());
-        for Swapped { slots, cached, salt } in tables {
+        for Swapped { slots, cached, salt, known } in tables {
             let reused = |(slot, _): &&(u32, Option<Past>)| {
                 blocks[slot].is_some_and(|block| found.contains(&block))
             };
             let offered = slots.iter().take_while(reused).count();
-            let mut table = Table { cached: *cached, offered, ..self.new_table(*salt) };
+            let known = known[..offered * self.block_size].to_vec();
+            let mut table = Table { cached: *cached, offered, known, ..self.new_table(*salt) };
             for (slot, _) in slots {
                 let block = blocks[slot].unwrap_or_else(|| {
                     let block = self.take();
