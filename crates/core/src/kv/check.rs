@@ -36,16 +36,19 @@ pub(super) fn check(
         }
     }
     for (block, seen) in (0..).map(BlockId).zip(&seen) {
-        let refs = manager.pool.refs(block);
-        if refs != seen.tables {
+        let (refs, pinned) = (manager.pool.refs(block), manager.pool.is_pinned(block));
+        if refs != seen.tables + u32::from(pinned) {
             return Err(format!("block {block} has {refs} refs and is in {} tables", seen.tables));
+        }
+        if pinned && manager.pool.hash(block).is_none() {
+            return Err(format!("block {block} is pinned but cannot be found"));
         }
         let (label, writers) = (manager.pool.label(block), seen.writers);
         if matches!(label, Label::Promised(_)) && writers != 1 {
             return Err(format!("block {block} is promised but {writers} tables may write to it"));
         }
         let full = seen.covered == manager.block_size;
-        if refs > 0 && !full && label != Label::Blank {
+        if seen.tables > 0 && !full && label != Label::Blank {
             return Err(format!("block {block} is findable but a table may still write to it"));
         }
     }
@@ -76,7 +79,8 @@ fn check_table(manager: &Manager, table: &BlockTable) -> Result<(), String> {
         ));
     }
     let last = chain.blocks.checked_sub(1).and_then(|last| blocks.get(last as usize));
-    if let Some(&block) = last
+    // Where the chain begins, its hash is not that of a block.
+    if let Some(&block) = last.filter(|_| table.root != Some(chain))
         && manager.pool.hash(block).is_some_and(|hash| hash != chain.hash)
     {
         return Err(format!("block {block} was published under another hash"));

@@ -32,11 +32,11 @@ impl Manager {
     /// less than their number.
     #[must_use]
     pub fn match_prefix(&self, tokens: &[Token], salt: Salt) -> u32 {
-        let Some(hasher) = self.hasher else { return 0 };
-        let ready = |chain: &Chain| self.ready(chain.hash).is_some();
-        let most = tokens.len().saturating_sub(1);
-        let chains = self.chains(hasher.root(salt), &tokens[..most]);
-        chains.take_while(ready).last().map_or(0, |chain| chain.blocks * self.block_size)
+        let most = &tokens[..tokens.len().saturating_sub(1)];
+        let Some((_, root)) = self.root(most, salt) else { return 0 };
+        let own = most.get((root.blocks * self.block_size) as usize..).unwrap_or_default();
+        let ready = self.chains(root, own).take_while(|chain| self.ready(chain.hash).is_some());
+        ready.last().unwrap_or(root).blocks * self.block_size
     }
 
     /// The block that holds these contents, if it has been computed.
@@ -50,17 +50,23 @@ impl Manager {
     ///
     /// At least one token is left over, for without computing one there are no logits.
     pub(super) fn lookup(&self, claim: &Claim<'_>) -> Option<Found> {
-        let root = self.hasher?.root(claim.salt);
-        let mut found = Found { blocks: Vec::new(), chain: root, ahead: VecDeque::new(), root };
+        let hasher = self.hasher?;
+        let (blocks, ahead) = (Vec::new(), VecDeque::new());
         if !claim.use_prefix_cache {
-            return Some(found);
+            let root = hasher.root(claim.salt);
+            return Some(Found { blocks, chain: root, ahead, root });
         }
-        found.ahead = self.chains(root, claim.tokens).map(|chain| chain.hash).collect();
-        let most = claim.tokens.len().saturating_sub(1) / self.block_size as usize;
+        let most = &claim.tokens[..claim.tokens.len().saturating_sub(1)];
+        let (mut blocks, root) = self.root(most, claim.salt)?;
+        let at = blocks.len() * self.block_size as usize;
+        let ahead = self.chains(root, &claim.tokens[at..]).map(|chain| chain.hash);
+        let mut found = Found { blocks: Vec::new(), chain: root, ahead: ahead.collect(), root };
+        let most = (most.len() - at) / self.block_size as usize;
         let known = found.ahead.iter().take(most).map_while(|&hash| self.prefix.get(hash));
-        found.blocks = known.collect();
-        let ready = |block: &&BlockId| matches!(self.pool.label(**block), Label::Ready(_));
-        let ready = found.blocks.iter().take_while(ready).count();
+        blocks.extend(known);
+        let is_ready = |block: &&BlockId| matches!(self.pool.label(**block), Label::Ready(_));
+        let ready = blocks.iter().skip(root.blocks as usize).take_while(is_ready).count();
+        found.blocks = blocks;
         for (blocks, hash) in (root.blocks + 1..).zip(found.ahead.drain(..ready)) {
             found.chain = Chain { blocks, hash };
         }
@@ -68,7 +74,7 @@ impl Manager {
     }
 
     /// The chains that end with each of the full blocks of `tokens`, which follow `chain`.
-    fn chains(&self, mut chain: Chain, tokens: &[Token]) -> impl Iterator<Item = Chain> {
+    pub(super) fn chains(&self, mut chain: Chain, tokens: &[Token]) -> impl Iterator<Item = Chain> {
         let hasher = self.hasher;
         tokens.chunks_exact(self.block_size as usize).map_while(move |tokens| {
             chain = hasher?.extend(chain, tokens);

@@ -1,23 +1,25 @@
 //! The block manager: the paper's verbs, and nothing that is not about blocks.
 //!
-//! **Operations and their hazards.** What `admit`, `append`, `swap_out` and `swap_in` queue is executed before the step's forward
-//! pass, strictly in the order of the queue; meanwhile planning goes on, and blocks and slots change hands. Nothing that
-//! happens later in planning can spoil an operation:
+//! **Operations and their hazards.** What `admit`, `append`, `swap_out` and `swap_in` queue is executed before the step's
+//! forward pass, strictly in the order of the queue; meanwhile planning goes on, and blocks and slots change hands. Nothing
+//! that happens later in planning can spoil an operation:
 //!
 //! - *The source is given up* and handed out again in the same step: the shared block by its remaining holders, a block that
-//!   is swapped out by `swap_out` itself, a slot by `swap_in`, a cached block that nobody held after `admit`. As the destination of an operation it is overwritten by one that
-//!   stands later in the queue; as a new block of a row it is overwritten in the forward pass. Both are after it was read.
+//!   is swapped out by `swap_out` itself, a slot by `swap_in`, a cached block that nobody holds
+//!   after `admit`. As the destination of an operation it is overwritten by one that stands later in the queue; as a new
+//!   block of a row it is overwritten in the forward pass. Both are after it was read.
 //! - *The destination is given up* (its sequence is preempted in the step that un-shared it) and handed out again. Whoever
 //!   gets it writes later, by the same argument, and a late write into a block that nobody holds does no harm: such a block
-//!   carries no hash, for taking it removed that, and a hash comes only from `publish`, after the step.
+//!   is blank, for taking it removed its label, and a new one comes only from what was published, after the step.
 //! - *The destination is swapped out in the same step*: its `SwapOut` stands later in the queue. So the operations of a table
 //!   that is swapped out must stay in the queue; those of a table that is freed may be cut off, if none follow.
 //! - *The last holder writes in place* without a copy: in the forward pass, when all copies of the block have been made.
 //! - *A source is read before it was written?* Only if a table is forked, published or swapped out while positions that
 //!   count as computed are still to be computed by the coming step. The rules of [`KvMemory`] forbid that.
 //!
-//! What never happens is a write to a block whose contents can be found: only full blocks are published, rows write only
-//! positions that were not computed, and `append` makes writable only positions after the last. A block that is only
+//! What never happens is a write to a block whose contents can be found: only full blocks are published, half-filled
+//! ones only when they are given up, rows write only positions that were not computed, and `append` makes writable only
+//! positions after the last. A block that is only
 //! promised is written by the table that promised it (see [`super::promise`]).
 //!
 //! When a step fails, its operations may not have been made: every table that was admitted, appended to or swapped in for it
@@ -51,6 +53,7 @@ fn count<T>(items: &[T]) -> u32 {
 /// | [`fork`](KvMemory::fork) | a second table over the same blocks |
 /// | [`publish`](KvMemory::publish) | full blocks become findable, once their KV has been written |
 /// | [`swap_out`](KvMemory::swap_out), [`swap_in`](KvMemory::swap_in) | a whole group leaves the device and comes back, sharing as before |
+/// | [`pin`](KvMemory::pin) | full blocks stay for good, and serve every salt |
 /// | [`free`](KvMemory::free) | the blocks go back, the last one first; those with a hash keep it until they are needed |
 ///
 /// It moves no data: copies are [`CacheOp`]s for an executor. Each verb succeeds, or returns [`Short`] having changed nothing.
@@ -196,7 +199,7 @@ impl KvMemory for Manager {
     }
 
     fn capacity(&self) -> u32 {
-        self.pool.capacity()
+        self.pool.capacity() - self.pool.pinned()
     }
 
     fn free_blocks(&self) -> u32 {
@@ -364,6 +367,10 @@ impl KvMemory for Manager {
         swap::forget(self, table);
     }
 
+    fn pin(&mut self, table: BlockTable) {
+        self.pin_published(table);
+    }
+
     fn stats(&self) -> KvStats {
         let (total, free) = (self.pool.capacity(), self.pool.free());
         KvStats {
@@ -378,12 +385,12 @@ impl KvMemory for Manager {
             copies: self.copies,
             partial_hits: self.partial_hits,
             held: self.pool.held(),
+            pinned: self.pool.pinned(),
             swap_total: self.swap.total(),
             swap_used: self.swap.total() - self.swap.free(),
             swapped_out: self.swapped_out,
             swapped_in: self.swapped_in,
             swap_reused: self.swap_reused,
-            ..KvStats::default()
         }
     }
 

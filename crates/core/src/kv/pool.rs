@@ -38,6 +38,8 @@ struct Meta {
     /// Set when the block is ready or promised; see [`super::prefix`].
     hash: Option<BlockHash>,
     state: State,
+    /// Whether one of the refs is for good.
+    pinned: bool,
     /// How many tables hold the block.
     refs: u32,
     /// Neighbours on the free list; meaningless while the block is held.
@@ -66,6 +68,7 @@ pub(super) struct Pool {
     shared: u32,
     /// Sum of all refs.
     held: u64,
+    pinned: u32,
 }
 
 impl Pool {
@@ -74,6 +77,7 @@ impl Pool {
         let meta = |index: u32| Meta {
             hash: None,
             state: State::Blank,
+            pinned: false,
             refs: 0,
             prev: index.checked_sub(1).unwrap_or(capacity),
             next: if index == capacity { 0 } else { index + 1 },
@@ -85,6 +89,7 @@ impl Pool {
             cached_free: 0,
             shared: 0,
             held: 0,
+            pinned: 0,
         }
     }
 
@@ -110,6 +115,15 @@ impl Pool {
     /// Blocks in all tables, each counted for every table that holds it.
     pub(super) fn held(&self) -> u64 {
         self.held
+    }
+
+    /// Blocks that are held for good.
+    pub(super) fn pinned(&self) -> u32 {
+        self.pinned
+    }
+
+    pub(super) fn is_pinned(&self, block: BlockId) -> bool {
+        self.meta[block.index()].pinned
     }
 
     pub(super) fn refs(&self, block: BlockId) -> u32 {
@@ -154,6 +168,15 @@ impl Pool {
             1 => self.unlink(block),
             2 => self.shared += 1,
             _ => {}
+        }
+    }
+
+    /// Holds a block for good, once.
+    pub(super) fn pin(&mut self, block: BlockId) {
+        if !self.is_pinned(block) {
+            self.hold(block);
+            self.meta[block.index()].pinned = true;
+            self.pinned += 1;
         }
     }
 
@@ -260,6 +283,7 @@ impl Pool {
                 count(|meta| meta.refs == 0 && meta.state != State::Blank),
             ),
             ("shared", self.shared, count(|meta| meta.refs > 1)),
+            ("pinned", self.pinned, count(|meta| meta.pinned)),
         ] {
             if counter as usize != counted {
                 return Err(format!("{counter} {name} blocks were counted, there are {counted}"));
@@ -359,7 +383,7 @@ mod tests {
     #[test]
     fn a_damaged_pool_is_reported() {
         type Damage = fn(&mut Pool);
-        let damages: [(Damage, &str); 10] = [
+        let damages: [(Damage, &str); 11] = [
             (|pool| pool.meta[1].refs = 1, "block 1 is on the free list and has 1 refs"),
             (|pool| pool.meta[0].refs = 0, "5 blocks are free but 4 are on the free list"),
             (|pool| pool.meta[2].prev = 4, "block 2 follows 1 but points to 4"),
@@ -372,6 +396,7 @@ mod tests {
             (|pool| pool.meta[1].state = State::Partial(1), "block 2 is worth nothing but"),
             (|pool| pool.cached_free = 2, "2 cached blocks were counted, there are 1"),
             (|pool| pool.shared = 1, "1 shared blocks were counted, there are 0"),
+            (|pool| pool.pinned = 1, "1 pinned blocks were counted, there are 0"),
             (|pool| pool.held = 2, "2 refs were counted, there are 1"),
         ];
         for (damage, report) in damages {

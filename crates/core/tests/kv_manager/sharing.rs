@@ -1,7 +1,7 @@
 //! What requests share: prefixes that are still being computed, and blocks of which only the start is alike.
 
 use folio_core::ids::{Salt, Token};
-use folio_core::kv::{BlockTable, KvMemory, Manager};
+use folio_core::kv::{BlockTable, Claim, KvMemory, Manager};
 use folio_core::plan::CacheOp;
 
 use crate::scenarios::{claim, free_all, ids, manager, serve, tokens};
@@ -161,4 +161,37 @@ fn a_copy_is_not_made_where_there_is_no_room_to_keep_its_source() {
     let (table, from) = copied(&mut memory, &long);
     assert_eq!((table.cached(), from), (4, None));
     free_all(&mut memory, [table]);
+}
+
+#[test]
+fn a_pinned_prefix_serves_every_salt_and_stays() {
+    let mut memory = manager(4, 8);
+    let table = serve(&mut memory, &tokens(0..10));
+    memory.pin(table);
+    memory.check(&mut std::iter::empty()).unwrap();
+    let stats = memory.stats();
+    assert_eq!((stats.pinned, stats.used, stats.held, memory.capacity()), (2, 2, 2, 6));
+    let hog = serve(&mut memory, &tokens(50..74));
+    assert_eq!(memory.free_blocks(), 0);
+    memory.free(hog);
+
+    // What comes after it belongs to the salt under which it was computed.
+    let longer = tokens(0..14);
+    for salt in [0, 7, 8] {
+        assert_eq!(memory.match_prefix(&longer, Salt(salt)), 8);
+        let of_salt = Claim { salt: Salt(salt), ..claim(&longer) };
+        let mut table = memory.admit(&of_salt, &mut Vec::new()).unwrap();
+        assert_eq!(table.cached(), 8);
+        memory.publish(&mut table, &longer);
+        assert_eq!(memory.match_prefix(&longer, Salt(salt)), 12);
+        memory.check(&mut [&table].into_iter()).unwrap();
+        memory.free(table);
+    }
+    // To pin it again, or more of it, takes only what is new.
+    let mut table = memory.admit(&claim(&longer), &mut Vec::new()).unwrap();
+    memory.publish(&mut table, &longer);
+    memory.pin(table);
+    assert_eq!(memory.stats().pinned, 3);
+    assert_eq!(memory.match_prefix(&longer, Salt(9)), 12);
+    memory.check(&mut std::iter::empty()).unwrap();
 }
