@@ -199,7 +199,7 @@ impl KvMemory for Manager {
     }
 
     fn capacity(&self) -> u32 {
-        self.pool.capacity() - self.pool.pinned()
+        self.pool.capacity()
     }
 
     fn free_blocks(&self) -> u32 {

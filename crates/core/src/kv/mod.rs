@@ -148,7 +148,7 @@ pub trait KvMemory {
     /// Positions in one block.
     fn block_size(&self) -> u32;
 
-    /// Blocks that sequences can have: all there are but those that are pinned.
+    /// Blocks there are, pinned ones included.
     fn capacity(&self) -> u32;
 
     /// Blocks that could be handed out now, those that still cache a prefix included.
@@ -243,7 +243,8 @@ pub trait KvMemory {
     }
 
     /// Keeps the full blocks of `table` that have been published, for as long as the memory lives, and takes the table back.
-    /// Claims of every salt find them, if the table was admitted under [`Salt::default`]. [`Self::capacity`] shrinks.
+    /// Claims of every salt find them, if the table was admitted under [`Salt::default`]. What is
+    /// pinned is lost to claims that begin otherwise, so there must be enough beside it for the largest of them.
     fn pin(&mut self, table: BlockTable) {
         self.free(table);
     }

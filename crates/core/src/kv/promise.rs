@@ -84,7 +84,7 @@ impl Manager {
         let start = table.published();
         let awaited = (start..table.awaited).zip(table.expected(start)).collect::<Vec<_>>();
         for (index, (block, hash)) in awaited {
-            if self.pool.label(block) != Label::Blank || self.prefix.get(hash).is_some() {
+            if self.prefix.get(hash).is_some() {
                 self.cut(table, index);
                 break;
             }
