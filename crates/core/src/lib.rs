@@ -7,6 +7,7 @@
 //! a random draw is a hash of (seed, choice, position) made by the executor. Plans go down, results come up.
 #![forbid(unsafe_code)]
 
+mod beam;
 pub mod event;
 pub mod exec;
 mod group;
@@ -15,6 +16,7 @@ pub mod inspect;
 pub mod kv;
 pub mod params;
 pub mod plan;
+mod rank;
 pub mod schedule;
 mod sequence;
 pub mod stats;

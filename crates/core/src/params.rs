@@ -80,7 +80,7 @@ pub struct Sampling {
     pub logit_bias: Vec<(Token, f32)>,
     /// Draws are a hash of (seed, choice, position).
     pub seed: u64,
-    /// `Some(k)`: compute the log-probability of the chosen token and of the `k` best.
+    /// `Some(k)`: report the log-probability of the chosen token and of the `k` best.
     pub logprobs: Option<u32>,
 }
 
@@ -137,9 +137,6 @@ pub struct Params {
     pub n: u32,
     /// How they come about.
     pub decoding: Decoding,
-    /// `Some(k)`: report the log-probability of each generated token and of the `k` best at its position.
-    /// [`Sampling::logprobs`] is never less, and more where ranking needs it.
-    pub logprobs: Option<u32>,
     /// Tokens to generate per sequence, at least 1; `None`: as many as context and memory allow.
     pub max_tokens: Option<u32>,
     /// Tokens that end a sequence as the model's own end (empty under `ignore_eos`).
@@ -164,36 +161,22 @@ impl Params {
     ) -> Result<Self, BadParam> {
         let n = integer("n", asked.n, 1, 1, limits.max_n)?;
         let decoding = Decoding::parse(asked, limits, n)?;
-        let eos = if asked.ignore_eos { Vec::new() } else { limits.eos.clone() };
-        let stop_tokens = stop_tokens(&asked.stop_token_ids, limits)?;
-        let logprobs = optional("logprobs", asked.logprobs, 0, limits.max_logprobs)?;
-        let mut sampling = Sampling::parse(asked, limits, default_seed)?;
-        sampling.logprobs = match decoding {
-            Decoding::Sample { best_of } if best_of > n => logprobs.max(Some(0)),
-            Decoding::Sample { .. } => logprobs,
-            Decoding::Beam(beams) => {
-                require_neutral(asked)?;
-                sampling.temperature = 0.0;
-                // Of so many candidates per beam that enough go on even if all ends are among them.
-                let ends = u32::try_from(eos.len() + stop_tokens.len()).unwrap_or(u32::MAX);
-                let candidates = ends.saturating_add(1).max(2).saturating_mul(beams.width);
-                logprobs.max(Some(candidates.min(limits.vocab)))
-            }
-        };
+        if matches!(decoding, Decoding::Beam(_)) {
+            require_neutral(asked)?;
+        }
         Ok(Self {
             n,
             decoding,
-            logprobs,
             max_tokens: optional("max_tokens", asked.max_tokens, 1, u32::MAX)?,
-            eos,
-            stop_tokens,
+            eos: if asked.ignore_eos { Vec::new() } else { limits.eos.clone() },
+            stop_tokens: stop_tokens(&asked.stop_token_ids, limits)?,
             prompt_logprobs: optional(
                 "prompt_logprobs",
                 asked.prompt_logprobs,
                 0,
                 limits.max_logprobs,
             )?,
-            sampling,
+            sampling: Sampling::parse(asked, limits, default_seed)?,
         })
     }
 
@@ -204,6 +187,30 @@ impl Params {
             Decoding::Sample { best_of } => best_of,
             Decoding::Beam(beams) => beams.width,
         }
+    }
+
+    /// Of how many candidates a beam search chooses in a step, all beams together: enough that as many as there are beams go
+    /// on, whatever ends.
+    #[must_use]
+    pub fn candidates(&self) -> u32 {
+        let ends = u32::try_from(self.eos.len() + self.stop_tokens.len()).unwrap_or(u32::MAX);
+        ends.saturating_add(1).max(2).saturating_mul(self.width())
+    }
+
+    /// What an executor is to do for each draw: what was asked for, and the log-probabilities that ranking needs.
+    #[must_use]
+    pub fn draw_sampling(&self) -> Sampling {
+        let mut sampling = self.sampling.clone();
+        match self.decoding {
+            Decoding::Sample { .. } if !self.is_ranked() => {}
+            Decoding::Sample { .. } => sampling.logprobs = sampling.logprobs.max(Some(0)),
+            Decoding::Beam(_) => {
+                // The token that is drawn is not looked at.
+                sampling.temperature = 0.0;
+                sampling.logprobs = sampling.logprobs.max(Some(self.candidates()));
+            }
+        }
+        sampling
     }
 
     /// Whether the choices are known only when all sequences have ended: they are ranked and told then, best first.
@@ -238,7 +245,9 @@ impl Decoding {
                 Ok(Self::Sample { best_of })
             };
         }
-        let width = optional("beam_width", asked.beam_width, 1, limits.max_n)?;
+        // A search over fewer tokens than beams could end with fewer hypotheses than it is to return.
+        let most = limits.max_n.min(limits.vocab);
+        let width = optional("beam_width", asked.beam_width, 1, most)?;
         if let (Some(width), Some(best_of)) = (width, best_of)
             && width != best_of
         {
@@ -306,7 +315,7 @@ impl Sampling {
             repetition_penalty,
             logit_bias: logit_bias(&asked.logit_bias, limits)?,
             seed: asked.seed.map_or(default_seed, i64::cast_unsigned),
-            logprobs: None,
+            logprobs: optional("logprobs", asked.logprobs, 0, limits.max_logprobs)?,
         })
     }
 }

@@ -14,10 +14,14 @@
 //! | [`advance`](Sequence::advance) | commit | `computed` catches up |
 //! | [`push`](Sequence::push) | commit | one more known token |
 //! | [`vacate`](Sequence::vacate) | commit, preempt, abort | gives the table up, keeps the tokens |
+//! | [`leave`](Sequence::leave) | preempt | the table is swapped out; `computed` still counts |
+//! | [`come_back`](Sequence::come_back) | admit | it is swapped in again |
+//! | [`branch`](Sequence::branch) | a beam step | a copy with one more token and no table |
 
 use crate::ids::{SeqId, Token};
-use crate::kv::{BlockTable, KvMemory, Short};
+use crate::kv::{BlockTable, Computed, KvMemory, Short, SwappedTable};
 use crate::plan::CacheOp;
+use crate::rank::Trail;
 
 /// How many there are. No list of the scheduler is longer than the context, which is a `u32`.
 pub(crate) fn count<T>(items: &[T]) -> u32 {
@@ -33,24 +37,45 @@ pub(crate) struct Sequence {
     computed: u32,
     planned: u32,
     table: Option<BlockTable>,
+    swapped: Option<SwappedTable>,
+    /// What was drawn, where the group ranks its choices.
+    pub(crate) trail: Trail,
+    /// Of a beam that has computed all its tokens: its likeliest next ones, until the other beams have theirs, too.
+    pub(crate) candidates: Vec<(Token, f32)>,
 }
 
 impl Sequence {
     /// The first choice of a request.
     pub(crate) fn new(id: SeqId, prompt: Vec<Token>) -> Self {
-        Self { id, choice: 0, tokens: prompt, computed: 0, planned: 0, table: None }
+        Self {
+            id,
+            choice: 0,
+            tokens: prompt,
+            computed: 0,
+            planned: 0,
+            table: None,
+            swapped: None,
+            trail: Trail::default(),
+            candidates: Vec::new(),
+        }
     }
 
     /// The choice `offset` places further on, with the same tokens and no table. Ids of a group follow its choices.
     pub(crate) fn sibling(&self, offset: u32) -> Self {
+        let tokens = self.tokens.clone();
         Self {
-            id: SeqId(self.id.0 + u64::from(offset)),
             choice: self.choice + offset,
-            tokens: self.tokens.clone(),
-            computed: 0,
-            planned: 0,
-            table: None,
+            ..Self::new(SeqId(self.id.0 + u64::from(offset)), tokens)
         }
+    }
+
+    /// Place `choice` of the next beam, whose first place has the id `first`: this one's tokens and `token`, without a table.
+    pub(crate) fn branch(&self, first: SeqId, choice: u32, token: Token) -> Self {
+        let mut tokens = Vec::with_capacity(self.tokens.len() + 1);
+        tokens.extend_from_slice(&self.tokens);
+        tokens.push(token);
+        let trail = self.trail.clone();
+        Self { choice, trail, ..Self::new(SeqId(first.0 + u64::from(choice)), tokens) }
     }
 
     pub(crate) fn id(&self) -> SeqId {
@@ -97,7 +122,40 @@ impl Sequence {
     pub(crate) fn vacate(&mut self) -> Option<BlockTable> {
         self.computed = 0;
         self.planned = 0;
+        self.candidates.clear();
         self.table.take()
+    }
+
+    /// Counts what other sequences have computed for this one. Whether more of it is on the way.
+    pub(crate) fn await_prefix<M: KvMemory>(&mut self, memory: &mut M) -> bool {
+        let Some(table) = &mut self.table else { return false };
+        let awaits = memory.await_prefix(table);
+        self.computed = self.computed.max(table.cached());
+        self.planned = self.computed;
+        awaits
+    }
+
+    /// Hands the table out to be swapped; what was computed still counts.
+    pub(crate) fn leave(&mut self) -> Option<Computed> {
+        self.planned = self.computed;
+        let computed = self.computed;
+        self.table.take().map(|table| Computed { table, computed })
+    }
+
+    /// The swapped table, while there is one.
+    pub(crate) fn swapped(&mut self) -> &mut Option<SwappedTable> {
+        &mut self.swapped
+    }
+
+    /// The swapped table, to look at.
+    pub(crate) fn swapped_table(&self) -> Option<&SwappedTable> {
+        self.swapped.as_ref()
+    }
+
+    /// Gets its table back.
+    pub(crate) fn come_back(&mut self, table: BlockTable) {
+        debug_assert!(self.table.is_none() && self.computed <= table.len());
+        self.table = Some(table);
     }
 
     /// Intends to compute this many tokens more; 0 skips the step.
@@ -141,7 +199,12 @@ impl Sequence {
         if computed > planned || planned > known {
             return Err(format!("sequence {id}: {computed} ≤ {planned} ≤ {known} does not hold"));
         }
-        let room = self.table.as_ref().map_or(0, BlockTable::len);
+        let room = self.table.as_ref().map(BlockTable::len);
+        let kept = self.swapped.as_ref().map(SwappedTable::len);
+        if room.is_some() && kept.is_some() {
+            return Err(format!("sequence {id} is swapped out and has a table"));
+        }
+        let room = room.or(kept).unwrap_or(0);
         if planned > room {
             return Err(format!("sequence {id} plans {planned} tokens in a table of {room}"));
         }

@@ -32,6 +32,12 @@ pub struct Totals {
     pub aborted: u64,
     /// Preemptions of groups.
     pub preemptions: u64,
+    /// Those of the preemptions that swapped the group out.
+    pub swap_preemptions: u64,
+    /// Preemptions that were to swap but found the swap space full; the group is computed again.
+    pub swap_refusals: u64,
+    /// Slots whose contents were lost; their groups are computed again.
+    pub lost_slots: u64,
     /// Prompt tokens of groups that left the queue for the first time, cached ones included.
     pub prompt_tokens: u64,
     /// Tokens that were drawn.
@@ -47,8 +53,10 @@ pub struct Totals {
 pub struct Stats {
     /// Groups that hold memory.
     pub running: Load,
-    /// Groups that wait, preempted ones included.
+    /// Groups that wait, those included that were preempted and will be computed again.
     pub waiting: Load,
+    /// Groups whose blocks are in the swap space.
+    pub swapped: Load,
     /// When the oldest waiting group arrived.
     pub oldest_waiting: Option<Tick>,
     /// When a step was last committed.

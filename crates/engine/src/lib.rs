@@ -61,6 +61,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod costs;
 mod generation;
 mod handle;
 mod health;

@@ -17,6 +17,7 @@ use folio_core::plan::StepPlan;
 use folio_core::schedule::Scheduler;
 
 use crate::config::{Checks, EngineConfig};
+use crate::costs::CostMeter;
 use crate::inbox::{Arriving, Door, Message};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -44,6 +45,7 @@ pub(crate) struct Engine<M: KvMemory> {
     pub(crate) streams: Streams,
     numbers: Snapshot,
     failed_in_a_row: u32,
+    costs: CostMeter,
     /// Reused from step to step.
     plan: StepPlan,
     out: StepOutput,
@@ -66,6 +68,7 @@ impl<M: KvMemory> Engine<M> {
             streams: Streams::default(),
             numbers: Snapshot::default(),
             failed_in_a_row: 0,
+            costs: CostMeter::default(),
             plan: StepPlan::default(),
             out: StepOutput::default(),
             events: Vec::new(),
@@ -183,6 +186,10 @@ impl<M: KvMemory> Engine<M> {
         match &result {
             Ok(()) => {
                 self.failed_in_a_row = 0;
+                let swapping = self.out.swapping;
+                if let Some(costs) = self.costs.record(self.plan.tokens.len(), took, swapping) {
+                    self.scheduler.set_recovery_costs(costs);
+                }
                 self.scheduler.commit(&self.plan, &self.out, self.now(), &mut self.events);
             }
             Err(error) => {

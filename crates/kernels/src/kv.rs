@@ -60,6 +60,21 @@ impl KvShape {
             * self.block_size
             * self.row()
     }
+
+    fn layer_block_bytes(&self) -> usize {
+        2 * self.kv_heads * self.block_size * self.row() * self.dtype.bytes()
+    }
+
+    /// Where one layer of a block lies in the cache's memory.
+    fn bytes_of(&self, layer: usize, block: usize) -> Range<usize> {
+        let start = self.run(layer, block, 0, 0) * self.dtype.bytes();
+        start..start + self.layer_block_bytes()
+    }
+
+    fn check_transfer(&self, block: usize, bytes: usize) {
+        assert!(block < self.blocks, "block {block} of {}", self.blocks);
+        assert_eq!(Some(bytes), self.block_bytes(), "room for one block of all layers");
+    }
 }
 
 /// Consecutive tokens of one sequence.
@@ -199,12 +214,36 @@ impl KvCache {
             "copy of block {source} to {destination} in a cache of {} blocks",
             shape.blocks
         );
-        let bytes = shape.dtype.bytes();
-        let length = shape.layer_block().unwrap_or(0) * bytes;
         let data = self.data.as_mut_slice();
         for layer in 0..shape.layers {
-            let from = shape.run(layer, source, 0, 0) * bytes;
-            data.copy_within(from..from + length, shape.run(layer, destination, 0, 0) * bytes);
+            let to = shape.bytes_of(layer, destination).start;
+            data.copy_within(shape.bytes_of(layer, source), to);
+        }
+    }
+
+    /// Copies a block of all layers out, as it lies in memory: one run of keys and values per layer, layer after layer.
+    ///
+    /// # Panics
+    /// When the block is not in the cache, or `out` is not [`KvShape::block_bytes`] long.
+    pub fn read_block(&self, block: u32, out: &mut [u8]) {
+        let (shape, block) = (self.shape, block as usize);
+        shape.check_transfer(block, out.len());
+        let data = self.data.as_slice();
+        for (layer, run) in out.chunks_exact_mut(shape.layer_block_bytes()).enumerate() {
+            run.copy_from_slice(&data[shape.bytes_of(layer, block)]);
+        }
+    }
+
+    /// Overwrites a block of all layers with what [`KvCache::read_block`] gave.
+    ///
+    /// # Panics
+    /// When the block is not in the cache, or `bytes` is not [`KvShape::block_bytes`] long.
+    pub fn write_block(&mut self, block: u32, bytes: &[u8]) {
+        let (shape, block) = (self.shape, block as usize);
+        shape.check_transfer(block, bytes.len());
+        let data = self.data.as_mut_slice();
+        for (layer, run) in bytes.chunks_exact(shape.layer_block_bytes()).enumerate() {
+            data[shape.bytes_of(layer, block)].copy_from_slice(run);
         }
     }
 

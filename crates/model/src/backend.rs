@@ -237,4 +237,10 @@ pub trait Backend: Send + Sized {
 
     /// Copies a block over another, in every layer.
     fn copy_block(&self, source: u32, destination: u32, cache: &mut Self::Cache);
+
+    /// Copies a block of all layers out of the cache; `out` is [`crate::MemoryPlan::kv_bytes_per_block`] long.
+    fn read_block(&self, block: u32, cache: &Self::Cache, out: &mut [u8]);
+
+    /// Overwrites a block of all layers with bytes that [`Backend::read_block`] gave.
+    fn write_block(&self, block: u32, bytes: &[u8], cache: &mut Self::Cache);
 }

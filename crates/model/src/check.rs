@@ -17,6 +17,8 @@ pub(crate) struct Capacity {
     pub(crate) max_num_batched_tokens: usize,
     pub(crate) blocks: usize,
     pub(crate) block_size: usize,
+    /// Slots of the swap space.
+    pub(crate) slots: usize,
 }
 
 impl Capacity {
@@ -31,17 +33,7 @@ impl Capacity {
         if plan.tokens.iter().chain(&plan.targets).any(|t| t.index() >= self.vocab) {
             return Err(bad(format!("a token beyond the vocabulary of {}", self.vocab)));
         }
-        for op in &plan.ops {
-            match *op {
-                CacheOp::Copy { source, destination } => {
-                    self.check_block(source)?;
-                    self.check_block(destination)?;
-                }
-                CacheOp::SwapOut { .. } | CacheOp::SwapIn { .. } => {
-                    return Err(bad("a swap, but there is no swap space"));
-                }
-            }
-        }
+        plan.ops.iter().try_for_each(|op| self.check_op(op))?;
         let (mut tokens, mut draws, mut targets) = (0, 0, 0);
         for row in &plan.rows {
             self.check_row(plan, row)?;
@@ -60,6 +52,23 @@ impl Capacity {
             }
         }
         Ok(())
+    }
+
+    fn check_op(&self, op: &CacheOp) -> Result<(), ExecError> {
+        match *op {
+            CacheOp::Copy { source, destination } => {
+                self.check_block(source)?;
+                self.check_block(destination)
+            }
+            CacheOp::SwapOut { source: block, slot }
+            | CacheOp::SwapIn { slot, destination: block } => {
+                self.check_block(block)?;
+                if slot.index() < self.slots {
+                    return Ok(());
+                }
+                Err(bad(format!("swap slot {slot}; there are {}", self.slots)))
+            }
+        }
     }
 
     fn check_row(&self, plan: &StepPlan, row: &Row) -> Result<(), ExecError> {

@@ -282,4 +282,12 @@ impl Backend for Cpu {
     fn copy_block(&self, source: u32, destination: u32, cache: &mut KvCache) {
         cache.copy_block(source, destination);
     }
+
+    fn read_block(&self, block: u32, cache: &KvCache, out: &mut [u8]) {
+        cache.read_block(block, out);
+    }
+
+    fn write_block(&self, block: u32, bytes: &[u8], cache: &mut KvCache) {
+        cache.write_block(block, bytes);
+    }
 }

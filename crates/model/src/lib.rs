@@ -9,6 +9,7 @@
 mod advice;
 pub mod arch;
 pub mod backend;
+pub mod block_size;
 mod check;
 mod checkpoint;
 mod cpu;
@@ -19,6 +20,7 @@ mod generation;
 mod load;
 mod memory;
 pub mod names;
+mod ops;
 pub mod rope;
 mod runner;
 pub mod sample;
@@ -26,6 +28,7 @@ mod scratch;
 mod sizes;
 mod source;
 pub mod spec;
+pub mod swap;
 pub mod weights;
 
 use folio_core::exec::Executor;
@@ -36,19 +39,21 @@ pub use crate::cpu::Cpu;
 pub use crate::error::ModelError;
 pub use crate::generation::GenerationDefaults;
 pub use crate::load::Progress;
-pub use crate::memory::{DoesNotFit, MemoryPlan, MemoryRequest};
+pub use crate::memory::{DoesNotFit, MemoryPlan, MemoryRequest, SwapRequest};
 pub use crate::runner::Runner;
 pub use crate::source::{EmbeddedFiles, ModelSource};
 pub use crate::spec::ModelSpec;
+pub use crate::swap::SwapStore;
 
 // Dimensions are bounded so that products of two fit 64 bits.
 const _: () = assert!(usize::BITS >= 64);
 
 /// How to run, beyond what the memory plan says.
-#[derive(Clone, Copy, Debug)]
 pub struct LoadOptions {
     /// The instructions to use.
     pub isa: Isa,
+    /// Where blocks are swapped to, if anywhere.
+    pub swap: Option<SwapStore>,
 }
 
 /// Loads the model on the CPU, with the plan's threads; `progress` is told after every layer.
@@ -58,9 +63,13 @@ pub struct LoadOptions {
 pub fn load(
     checkpoint: &Checkpoint,
     plan: &MemoryPlan,
-    options: &LoadOptions,
+    options: LoadOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Executor>, ModelError> {
     let cpu = Cpu::new(plan.threads, options.isa)?;
-    Ok(Box::new(Runner::load(cpu, checkpoint, plan, progress)?))
+    let runner = Runner::load(cpu, checkpoint, plan, progress)?;
+    Ok(Box::new(match options.swap {
+        Some(store) => runner.with_swap_store(store),
+        None => runner,
+    }))
 }

@@ -1,6 +1,6 @@
 //! The memory plan: how every byte will be spent, decided and printed before weights are loaded.
 //!
-//! A plan always holds at least one sequence of the full context: whatever the scheduler accepts can then finish. What does
+//! A plan always holds at least one sequence of the full context beside what is pinned: whatever the scheduler accepts can then finish. What does
 //! not fit is refused with flags that were tried and do fit, not with guesses.
 
 use std::fmt;
@@ -13,6 +13,7 @@ use crate::sample::WORK_BYTES_PER_TOKEN;
 use crate::scratch::ScratchShape;
 use crate::sizes::{WeightSizes, wide};
 use crate::spec::ModelSpec;
+use crate::swap;
 
 /// Without an explicit size the cache takes at most this share, in percent, of what weights and activations leave over.
 const DEFAULT_SHARE_PERCENT: u64 = 80;
@@ -20,9 +21,18 @@ const MOST_THREADS: usize = 1024;
 const MOST_TOKENS: usize = 1 << 20;
 const MOST_BLOCK_SIZE: usize = 256;
 
+/// A swap space that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwapRequest {
+    /// Its size; `None`: as many blocks as the cache has.
+    pub bytes: Option<u64>,
+    /// Whether it is a file, which takes no memory but for blocks on their way.
+    pub on_disk: bool,
+}
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryRequest {
+pub struct MemoryRequest<'a> {
     /// Kind of the weights; `None`: as they are stored.
     pub dtype: Option<Dtype>,
     /// Kind of keys and values; `None`: that of the weights.
@@ -41,6 +51,10 @@ pub struct MemoryRequest {
     pub max_num_batched_tokens: usize,
     /// Threads that will compute.
     pub threads: usize,
+    /// Where preempted sequences may wait, if not only in the queue.
+    pub swap: Option<SwapRequest>,
+    /// Lengths, in tokens, of the prefixes whose full blocks always stay in the cache.
+    pub pinned_prefixes: &'a [usize],
 }
 
 /// How memory will be spent. All sizes are in bytes unless they say otherwise.
@@ -72,6 +86,14 @@ pub struct MemoryPlan {
     pub kv_bytes_per_block: u64,
     /// Blocks of the cache.
     pub blocks: usize,
+    /// Blocks among them that pinned prefixes take.
+    pub pinned_blocks: usize,
+    /// Slots of the swap space; 0 without one.
+    pub swap_slots: usize,
+    /// What all slots take where they are: in memory, or in a file with each rounded up to whole pages.
+    pub swap_bytes: u64,
+    /// Memory that swapping takes: the slots, or blocks on their way to the file.
+    pub swap_memory_bytes: u64,
 }
 
 impl MemoryPlan {
@@ -79,14 +101,17 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// When a value is out of range, or the whole does not fit into what is available.
-    pub fn compute(checkpoint: &Checkpoint, request: &MemoryRequest) -> Result<Self, DoesNotFit> {
+    pub fn compute(
+        checkpoint: &Checkpoint,
+        request: &MemoryRequest<'_>,
+    ) -> Result<Self, DoesNotFit> {
         let facts = Facts { spec: checkpoint.spec(), stored: checkpoint.stored_dtype() };
         Self::for_facts(&facts, request)
     }
 
     pub(crate) fn for_facts(
         facts: &Facts<'_>,
-        request: &MemoryRequest,
+        request: &MemoryRequest<'_>,
     ) -> Result<Self, DoesNotFit> {
         Self::lay_out(facts, request).map_err(|misfit| match misfit {
             Misfit::Flag(refusal) => refusal,
@@ -95,9 +120,11 @@ impl MemoryPlan {
     }
 
     /// The plan, or what is short, without advice.
-    pub(crate) fn lay_out(facts: &Facts<'_>, request: &MemoryRequest) -> Result<Self, Misfit> {
+    pub(crate) fn lay_out(facts: &Facts<'_>, request: &MemoryRequest<'_>) -> Result<Self, Misfit> {
         let mut plan = Self::fixed(facts, request)?;
-        let need = wide(plan.blocks_of_full_context());
+        let context = wide(plan.blocks_of_full_context());
+        let pinned = wide(plan.pinned_blocks);
+        let need = context.saturating_add(pinned);
         let taken = plan.fixed_bytes();
         let left = request.available_bytes.saturating_sub(taken);
         let per_block = plan.kv_bytes_per_block;
@@ -106,7 +133,8 @@ impl MemoryPlan {
             None => {
                 let share = left / 100 * DEFAULT_SHARE_PERCENT / per_block;
                 // One full context always gets its room, even when it exceeds the share.
-                need.saturating_mul(wide(plan.max_num_seqs)).min(share.max(need))
+                let most = context.saturating_mul(wide(plan.max_num_seqs)).saturating_add(pinned);
+                most.min(share.max(need))
             }
         };
         let blocks = blocks.min(u64::from(u32::MAX));
@@ -115,11 +143,44 @@ impl MemoryPlan {
             return Err(Misfit::Memory(Shortage { need, blocks, plan }));
         }
         plan.blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
+        if let Some(SwapRequest { bytes: None, on_disk: true }) = request.swap {
+            plan.swap_slots = plan.blocks;
+        }
+        plan.swap_bytes = wide(plan.swap_slots).saturating_mul(plan.slot_bytes(request));
         Ok(plan)
     }
 
+    /// What a block takes in the swap space.
+    fn slot_bytes(&self, request: &MemoryRequest<'_>) -> u64 {
+        match request.swap {
+            Some(SwapRequest { on_disk: true, .. }) => swap::aligned(self.kv_bytes_per_block),
+            _ => self.kv_bytes_per_block,
+        }
+    }
+
+    /// Slots and memory of the swap space, except that a file's slots may be as many as the cache has blocks.
+    fn plan_swap(&mut self, request: &MemoryRequest<'_>) -> Result<(), Misfit> {
+        let Some(SwapRequest { bytes, on_disk }) = request.swap else { return Ok(()) };
+        let slot = self.slot_bytes(request);
+        if let Some(bytes) = bytes {
+            let slots = (bytes / slot).min(u64::from(u32::MAX));
+            self.swap_slots = usize::try_from(slots).unwrap_or(usize::MAX);
+            if slots == 0 {
+                let problem = format!("--swap-space of {bytes} bytes holds no block of {slot}");
+                let remedies = vec![format!("--swap-space {}MiB", slot.div_ceil(1 << 20))];
+                return Err(Misfit::Flag(DoesNotFit { problem, remedies }));
+            }
+        }
+        self.swap_memory_bytes = if on_disk {
+            swap::staging_bytes(self.kv_bytes_per_block)
+        } else {
+            wide(self.swap_slots).saturating_mul(slot)
+        };
+        Ok(())
+    }
+
     /// Everything but the number of blocks, which stays 0.
-    fn fixed(facts: &Facts<'_>, request: &MemoryRequest) -> Result<Self, Misfit> {
+    fn fixed(facts: &Facts<'_>, request: &MemoryRequest<'_>) -> Result<Self, Misfit> {
         let spec = facts.spec;
         let dtype = request.dtype.unwrap_or(facts.stored);
         let kv_dtype = request.kv_dtype.unwrap_or(dtype);
@@ -130,6 +191,14 @@ impl MemoryPlan {
         in_range("--threads", request.threads, MOST_THREADS)?;
         let max_model_len = request.max_model_len.unwrap_or(spec.context);
         in_range("--max-model-len", max_model_len, spec.context)?;
+        // A prefix is computed once by a request that generates one token.
+        if let Some(len) = request.pinned_prefixes.iter().find(|&&len| len >= max_model_len) {
+            let problem = format!(
+                "a --pin-prefix of {len} tokens is longer than a prompt may be with --max-model-len \
+                 {max_model_len}; shorten the file"
+            );
+            return Err(Misfit::Flag(DoesNotFit { problem, remedies: Vec::new() }));
+        }
         let kv = KvShape {
             layers: spec.layers,
             blocks: 1,
@@ -153,9 +222,14 @@ impl MemoryPlan {
             kv_bytes_per_token: per_token,
             kv_bytes_per_block: kv.block_bytes().map_or(u64::MAX, wide).max(1),
             blocks: 0,
+            pinned_blocks: request.pinned_prefixes.iter().map(|len| len / block_size).sum(),
+            swap_slots: 0,
+            swap_bytes: 0,
+            swap_memory_bytes: 0,
         };
         plan.activation_bytes = plan.activations(spec);
         plan.workspace_bytes = plan.workspace(spec, &kv);
+        plan.plan_swap(request)?;
         Ok(plan)
     }
 
@@ -185,7 +259,8 @@ impl MemoryPlan {
     /// Everything but the cache.
     #[must_use]
     pub fn fixed_bytes(&self) -> u64 {
-        self.weight_bytes.saturating_add(self.activation_bytes).saturating_add(self.workspace_bytes)
+        let computing = self.activation_bytes.saturating_add(self.workspace_bytes);
+        self.weight_bytes.saturating_add(computing).saturating_add(self.swap_memory_bytes)
     }
 
     /// The cache.
@@ -212,10 +287,10 @@ impl MemoryPlan {
         self.max_model_len.div_ceil(self.block_size)
     }
 
-    /// How many sequences of the longest length fit at a time.
+    /// How many sequences of the longest length fit at a time, beside the pinned prefixes.
     #[must_use]
     pub fn full_context_sequences(&self) -> usize {
-        self.blocks / self.blocks_of_full_context()
+        self.blocks.saturating_sub(self.pinned_blocks) / self.blocks_of_full_context()
     }
 }
 
@@ -235,7 +310,7 @@ pub(crate) enum Misfit {
 
 /// What is short.
 pub(crate) struct Shortage {
-    /// Blocks one full context takes.
+    /// Blocks that one full context and the pinned prefixes take.
     pub(crate) need: u64,
     /// Blocks there would be.
     pub(crate) blocks: u64,

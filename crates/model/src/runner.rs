@@ -4,7 +4,7 @@
 //! draw or a score needs.
 
 use folio_core::exec::{ExecError, Executor, StepOutput};
-use folio_core::plan::{CacheOp, StepPlan};
+use folio_core::plan::StepPlan;
 use folio_kernels::BatchRow;
 
 use crate::backend::{Answer, Backend, CacheShape, Step, Task, Want};
@@ -14,7 +14,10 @@ use crate::error::ModelError;
 use crate::forward::Model;
 use crate::load::{Progress, load_model};
 use crate::memory::MemoryPlan;
+use crate::ops;
 use crate::scratch::{Scratch, ScratchShape};
+use crate::sizes::wide;
+use crate::swap::SwapStore;
 
 /// A model on a device, ready to run plans.
 pub struct Runner<B: Backend> {
@@ -22,7 +25,9 @@ pub struct Runner<B: Backend> {
     model: Model<B>,
     scratch: Scratch<B>,
     cache: B::Cache,
+    swap: Option<SwapStore>,
     capacity: Capacity,
+    block_bytes: u64,
     logit_rows: usize,
     step: Step,
     wanted: Vec<Wanted>,
@@ -67,13 +72,16 @@ impl<B: Backend> Runner<B> {
             max_num_batched_tokens: plan.max_num_batched_tokens,
             blocks: plan.blocks,
             block_size: plan.block_size,
+            slots: 0,
         };
         Ok(Self {
             backend,
             model,
             scratch,
             cache,
+            swap: None,
             capacity,
+            block_bytes: plan.kv_bytes_per_block,
             logit_rows: shape.logit_rows(),
             step: Step::default(),
             wanted: Vec::new(),
@@ -81,6 +89,18 @@ impl<B: Backend> Runner<B> {
             tasks: Vec::new(),
             answers: Vec::new(),
         })
+    }
+
+    /// Lets plans swap to `store`, whose blocks are those of the plan this was loaded with.
+    ///
+    /// # Panics
+    /// When they have another size.
+    #[must_use]
+    pub fn with_swap_store(mut self, store: SwapStore) -> Self {
+        assert_eq!(wide(store.block_bytes()), self.block_bytes, "a store for other blocks");
+        self.capacity.slots = store.slots();
+        self.swap = Some(store);
+        self
     }
 
     /// The device.
@@ -151,11 +171,7 @@ impl<B: Backend> Runner<B> {
 impl<B: Backend> Executor for Runner<B> {
     fn execute(&mut self, plan: &StepPlan, out: &mut StepOutput) -> Result<(), ExecError> {
         self.capacity.check(plan)?;
-        for op in &plan.ops {
-            if let CacheOp::Copy { source, destination } = *op {
-                self.backend.copy_block(source.0, destination.0, &mut self.cache);
-            }
-        }
+        ops::run(&self.backend, &mut self.cache, self.swap.as_mut(), &plan.ops, out);
         if plan.rows.is_empty() {
             return Ok(());
         }

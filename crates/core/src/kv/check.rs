@@ -3,6 +3,8 @@
 //! The check trusts nothing but the tables it is given: it counts afresh what the manager keeps up to date. It runs after
 //! every operation in tests, and in debug builds when the engine is idle.
 
+use super::hash::BlockHash;
+use super::pool::Label;
 use super::{BlockTable, Manager};
 use crate::ids::BlockId;
 
@@ -15,6 +17,8 @@ struct Seen {
     index: usize,
     /// How many of its positions the tables use.
     covered: u32,
+    /// How many of the tables neither have published it nor await it from another.
+    writers: u32,
 }
 
 /// # Errors
@@ -36,8 +40,12 @@ pub(super) fn check(
         if refs != seen.tables {
             return Err(format!("block {block} has {refs} refs and is in {} tables", seen.tables));
         }
+        let (label, writers) = (manager.pool.label(block), seen.writers);
+        if matches!(label, Label::Promised(_)) && writers != 1 {
+            return Err(format!("block {block} is promised but {writers} tables may write to it"));
+        }
         let full = seen.covered == manager.block_size;
-        if refs > 0 && !full && manager.pool.hash(block).is_some() {
+        if refs > 0 && !full && label != Label::Blank {
             return Err(format!("block {block} is findable but a table may still write to it"));
         }
     }
@@ -46,16 +54,25 @@ pub(super) fn check(
 
 /// What can be said of a table by itself.
 fn check_table(manager: &Manager, table: &BlockTable) -> Result<(), String> {
-    let &BlockTable { ref blocks, len, cached, chain } = table;
+    let &BlockTable { ref blocks, len, cached, chain, .. } = table;
     if blocks.len() != manager.blocks_for(len) as usize {
         return Err(format!("a table of {len} positions has {} blocks", blocks.len()));
     }
-    if cached > 0 && (cached >= len || !cached.is_multiple_of(manager.block_size)) {
+    if cached > len || !cached.is_multiple_of(manager.block_size) {
         return Err(format!("{cached} positions of a table of {len} are cached"));
     }
     let Some(chain) = chain else { return Ok(()) };
     if chain.blocks > len / manager.block_size {
         return Err(format!("{} blocks are published of a table of {len} positions", chain.blocks));
+    }
+    if table.expected(0).count() != table.ahead.len() {
+        return Err(format!("more blocks are expected of a table of {len} positions than it has"));
+    }
+    if chain.blocks < table.awaited && cached != chain.blocks * manager.block_size {
+        return Err(format!(
+            "a table waits behind {} blocks but {cached} are cached",
+            chain.blocks
+        ));
     }
     let last = chain.blocks.checked_sub(1).and_then(|last| blocks.get(last as usize));
     if let Some(&block) = last
@@ -80,8 +97,9 @@ fn count(
     };
     let start = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(manager.block_size);
     let covered = table.len().saturating_sub(start).min(manager.block_size);
+    let writers = u32::from(index >= table.awaited.max(table.published()) as usize);
     if seen.tables == 0 {
-        *seen = Seen { tables: 1, index, covered };
+        *seen = Seen { tables: 1, index, covered, writers };
         return Ok(());
     }
     if seen.index != index {
@@ -94,6 +112,7 @@ fn count(
         ));
     }
     seen.tables += 1;
+    seen.writers += writers;
     Ok(())
 }
 
@@ -101,18 +120,25 @@ fn count(
 fn check_index(manager: &Manager) -> Result<(), String> {
     let mut indexed = 0;
     for (hash, block) in manager.prefix.iter() {
-        if block.0 >= manager.pool.capacity() || manager.pool.hash(block) != Some(hash) {
+        if block.0 >= manager.pool.capacity() || carries(manager, block) != Some(hash) {
             return Err(format!("block {block} is in the index but does not carry its hash"));
         }
         indexed += 1;
     }
     let hashed = (0..manager.pool.capacity())
-        .filter(|&block| manager.pool.hash(BlockId(block)).is_some())
+        .filter(|&block| carries(manager, BlockId(block)).is_some())
         .count();
     if hashed != indexed {
         return Err(format!("{hashed} blocks carry a hash, {indexed} are in the index"));
     }
     Ok(())
+}
+
+fn carries(manager: &Manager, block: BlockId) -> Option<BlockHash> {
+    match manager.pool.label(block) {
+        Label::Blank => None,
+        Label::Promised(hash) | Label::Ready(hash) => Some(hash),
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +217,7 @@ mod tests {
         let tail = tables[0].blocks[2];
         let chain = tables[0].chain.unwrap();
         let hash = super::super::hash::BlockHasher::new(9).extend(chain, &[Token(0)]).hash;
-        manager.pool.label(tail, hash);
+        manager.pool.set(tail, Label::Ready(hash));
         manager.prefix.insert(hash, tail);
         let error = manager.check(&mut tables.iter()).unwrap_err();
         assert!(error.contains("block 2 is findable but a table may still write to it"), "{error}");

@@ -1,77 +1,43 @@
 //! The block manager: the paper's verbs, and nothing that is not about blocks.
 //!
-//! **Copies and their hazards.** A copy queued by `append` is executed before the step's forward pass, in the order of the
-//! queue; meanwhile planning goes on, and blocks change hands. Nothing that happens later in planning can spoil a copy:
+//! **Operations and their hazards.** What `append`, `swap_out` and `swap_in` queue is executed before the step's forward
+//! pass, strictly in the order of the queue; meanwhile planning goes on, and blocks and slots change hands. Nothing that
+//! happens later in planning can spoil an operation:
 //!
-//! - *The source is given up* by its remaining holders and handed out again in the same step. As the destination of a copy
-//!   it is overwritten by an operation that stands later in the queue; as a new block of a row it is overwritten in the
-//!   forward pass. Both are after the copy has read it.
+//! - *The source is given up* and handed out again in the same step: the shared block by its remaining holders, a block that
+//!   is swapped out by `swap_out` itself, a slot by `swap_in`. As the destination of an operation it is overwritten by one that
+//!   stands later in the queue; as a new block of a row it is overwritten in the forward pass. Both are after it was read.
 //! - *The destination is given up* (its sequence is preempted in the step that un-shared it) and handed out again. Whoever
-//!   gets it writes later, by the same argument, and a late copy into a block that nobody holds does no harm: such a block
+//!   gets it writes later, by the same argument, and a late write into a block that nobody holds does no harm: such a block
 //!   carries no hash, for taking it removed that, and a hash comes only from `publish`, after the step.
+//! - *The destination is swapped out in the same step*: its `SwapOut` stands later in the queue. So the operations of a table
+//!   that is swapped out must stay in the queue; those of a table that is freed may be cut off, if none follow.
 //! - *The last holder writes in place* without a copy: in the forward pass, when all copies of the block have been made.
-//! - *A source is read before it was written?* Only if a table is forked or published while positions of it are still to
-//!   be computed by the coming step. The rules of [`KvMemory::fork`] and [`KvMemory::publish`] forbid that.
+//! - *A source is read before it was written?* Only if a table is forked, published or swapped out while positions that
+//!   count as computed are still to be computed by the coming step. The rules of [`KvMemory`] forbid that.
 //!
-//! What never happens is a write to a block that carries a hash: only full blocks are published, rows write only positions
-//! that were not computed, and `append` makes writable only positions after the last.
+//! What never happens is a write to a block whose contents can be found: only full blocks are published, rows write only
+//! positions that were not computed, and `append` makes writable only positions after the last. A block that is only
+//! promised is written by the table that promised it (see [`super::promise`]).
 //!
-//! When a step fails, its copies may not have been made: every table that was appended to for it must be freed.
-
-use std::fmt;
+//! When a step fails, its operations may not have been made: every table that was appended to or swapped in for it must be
+//! freed, and every table that was swapped out for it be forgotten.
 
 use super::hash::{BlockHasher, Chain};
-use super::pool::{Pool, Taken};
+use super::lookup::Found;
+use super::pool::{Label, Pool, Taken};
 use super::prefix::PrefixIndex;
+use super::swap::{self, SwapSpace};
 use super::{
-    BlockTable, Claim, KvMemory, KvStats, MAX_BLOCK_SIZE, MAX_CAPACITY, Short, check,
-    most_paged_blocks,
+    BadConfig, BlockTable, Claim, Computed, Config, KvMemory, KvStats, MAX_BLOCK_SIZE,
+    MAX_CAPACITY, Short, SwappedTable, check, most_paged_blocks,
 };
-use crate::ids::{BlockId, Salt, Token};
+use crate::ids::{BlockId, Token};
 use crate::plan::CacheOp;
 
-/// What a [`Manager`] is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// Positions in one block, `1..=`[`MAX_BLOCK_SIZE`].
-    pub block_size: u32,
-    /// Blocks, `1..=`[`MAX_CAPACITY`].
-    pub capacity: u32,
-    /// Whether blocks can be found again by what they contain.
-    pub prefix_caching: bool,
-    /// Keys the hashes of the prefix cache. Drawn at random once per process where requests come from strangers; it
-    /// decides nothing but the hashes.
-    pub secret: u64,
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
 }
-
-/// A [`Config`] that no manager can be made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadConfig {
-    /// The block size is 0 or above [`MAX_BLOCK_SIZE`].
-    BlockSize(u32),
-    /// The capacity is 0 or above [`MAX_CAPACITY`].
-    Capacity(u32),
-}
-
-impl fmt::Display for BadConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BlockSize(size) => {
-                write!(
-                    f,
-                    "a block of {size} positions is not possible; choose 1 to {MAX_BLOCK_SIZE}"
-                )
-            }
-            Self::Capacity(0) => f.write_str("there is no memory for even one KV block"),
-            Self::Capacity(blocks) => write!(
-                f,
-                "{blocks} KV blocks are too many to keep track of; use at most {MAX_CAPACITY}, or larger blocks"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for BadConfig {}
 
 /// The paged memory of the paper: fixed-size blocks, tables, sharing and copy-on-write.
 ///
@@ -79,9 +45,11 @@ impl std::error::Error for BadConfig {}
 /// |---|---|
 /// | [`match_prefix`](Self::match_prefix) | asks how much of a prompt is already computed |
 /// | [`admit`](KvMemory::admit) | a table for a prompt: cached blocks first, new ones after |
+/// | [`await_prefix`](KvMemory::await_prefix) | asks whether another table is still computing blocks that this one shares |
 /// | [`append`](KvMemory::append) | room for more positions; un-shares the last block, *returning* the copy to make |
 /// | [`fork`](KvMemory::fork) | a second table over the same blocks |
 /// | [`publish`](KvMemory::publish) | full blocks become findable, once their KV has been written |
+/// | [`swap_out`](KvMemory::swap_out), [`swap_in`](KvMemory::swap_in) | a whole group leaves the device and comes back, sharing as before |
 /// | [`free`](KvMemory::free) | the blocks go back, the last one first; those with a hash keep it until they are needed |
 ///
 /// It moves no data: copies are [`CacheOp`]s for an executor. Each verb succeeds, or returns [`Short`] having changed nothing.
@@ -134,11 +102,15 @@ pub struct Manager {
     pub(super) pool: Pool,
     pub(super) prefix: PrefixIndex,
     /// Absent when blocks are not to be found by what they contain.
-    hasher: Option<BlockHasher>,
+    pub(super) hasher: Option<BlockHasher>,
     prefix_queries: u64,
     prefix_hits: u64,
     evictions: u64,
     copies: u64,
+    pub(super) swap: SwapSpace,
+    pub(super) swapped_out: u64,
+    pub(super) swapped_in: u64,
+    pub(super) swap_reused: u64,
 }
 
 impl Manager {
@@ -163,48 +135,31 @@ impl Manager {
             prefix_hits: 0,
             evictions: 0,
             copies: 0,
+            swap: SwapSpace::default(),
+            swapped_out: 0,
+            swapped_in: 0,
+            swap_reused: 0,
         })
     }
 
-    /// How many of `tokens`, from the first, are in the prefix cache now: a multiple of the block size, and less than
-    /// their number.
+    /// The same memory with room for `slots` blocks outside the device. Without it nothing can be swapped.
     #[must_use]
-    pub fn match_prefix(&self, tokens: &[Token], salt: Salt) -> u32 {
-        self.lookup(tokens, salt).map_or(0, |(found, _)| self.positions(&found))
-    }
-
-    /// The cached blocks at the start of `tokens`, and the hash chain up to there. At least one token is left over, for
-    /// without computing one there are no logits. `None` when there is no prefix cache.
-    fn lookup(&self, tokens: &[Token], salt: Salt) -> Option<(Vec<BlockId>, Chain)> {
-        let hasher = self.hasher.as_ref()?;
-        let mut chain = hasher.root(salt);
-        let mut found = Vec::new();
-        let most = tokens.len().saturating_sub(1);
-        for block_tokens in tokens[..most].chunks_exact(self.block_size as usize) {
-            let next = hasher.extend(chain, block_tokens);
-            let Some(block) = self.prefix.get(next.hash) else { break };
-            found.push(block);
-            chain = next;
-        }
-        Some((found, chain))
-    }
-
-    /// Positions in these full blocks, which are fewer than the tokens of some claim.
-    fn positions(&self, blocks: &[BlockId]) -> u32 {
-        u32::try_from(blocks.len()).unwrap_or(u32::MAX).saturating_mul(self.block_size)
+    pub fn with_swap_space(mut self, slots: u32) -> Self {
+        self.swap = SwapSpace::new(slots);
+        self
     }
 
     pub(super) fn blocks_for(&self, positions: u32) -> u32 {
         positions.div_ceil(self.block_size)
     }
 
-    fn room_for(&self, need: u32) -> Result<(), Short> {
+    pub(super) fn room_for(&self, need: u32) -> Result<(), Short> {
         let have = self.pool.free();
         if need > have { Err(Short { need, have }) } else { Ok(()) }
     }
 
     /// Takes a block that [`Self::room_for`] has promised.
-    fn take(&mut self) -> BlockId {
+    pub(super) fn take(&mut self) -> BlockId {
         let Taken { block, evicted } = self.pool.take().expect("the free blocks were counted");
         if let Some(hash) = evicted {
             self.prefix.forget(hash);
@@ -219,7 +174,10 @@ impl Manager {
             return None;
         }
         let tail = table.blocks.last().copied()?;
-        debug_assert!(self.pool.hash(tail).is_none(), "block {tail} is published but not full");
+        debug_assert!(
+            self.pool.label(tail) == Label::Blank,
+            "block {tail} is published but not full"
+        );
         (self.pool.refs(tail) > 1).then_some(tail)
     }
 }
@@ -245,28 +203,36 @@ impl KvMemory for Manager {
         let Ok(len) = u32::try_from(claim.tokens.len()) else {
             return Err(Short { need: u32::MAX, have: self.pool.free() });
         };
-        // Where the cache must not be used, there is nothing to look for; the chain starts all the same, to publish.
-        let sought = if claim.use_prefix_cache { claim.tokens } else { &[] };
-        let (mut blocks, chain) = match self.lookup(sought, claim.salt) {
-            Some((found, chain)) => (found, Some(chain)),
-            None => (Vec::new(), None),
-        };
-        let cached = self.positions(&blocks);
+        let found = self.lookup(claim);
+        let known = found.as_ref().map_or(&[][..], |found| &found.blocks);
         // A cached block that nobody holds is one of the free ones, and counts as taken like a new one.
-        let held = blocks.iter().filter(|&&block| self.pool.refs(block) > 0).count();
+        let held = known.iter().filter(|&&block| self.pool.refs(block) > 0).count();
         let held = u32::try_from(held).unwrap_or(u32::MAX);
         self.room_for(self.blocks_for(len) - held)?;
 
         // The cached ones first, so that none of them is evicted to make a new one.
-        for &block in &blocks {
+        for &block in known {
             self.pool.hold(block);
         }
-        blocks.extend((cached / self.block_size..self.blocks_for(len)).map(|_| self.take()));
-        if chain.is_some() && claim.use_prefix_cache {
-            self.prefix_queries += u64::from(len);
-            self.prefix_hits += u64::from(cached);
+        let new = self.blocks_for(len) - count(known);
+        let mut table = BlockTable::from_parts(Vec::new(), len, 0);
+        if let Some(Found { blocks, chain, ahead, root }) = found {
+            table.awaited = count(&blocks);
+            table.cached = chain.blocks * self.block_size;
+            (table.blocks, table.ahead) = (blocks, ahead);
+            (table.chain, table.root) = (Some(chain), Some(root));
         }
-        Ok(BlockTable { blocks, len, cached, chain })
+        table.blocks.extend((0..new).map(|_| self.take()));
+        self.promise_own(&table, table.awaited);
+        if table.chain.is_some() && claim.use_prefix_cache {
+            self.prefix_queries += u64::from(len);
+            self.prefix_hits += u64::from(table.awaited * self.block_size);
+        }
+        Ok(table)
+    }
+
+    fn await_prefix(&mut self, table: &mut BlockTable) -> bool {
+        self.await_promises(table)
     }
 
     fn append(
@@ -295,11 +261,15 @@ impl KvMemory for Manager {
     }
 
     fn fork(&mut self, table: &BlockTable) -> BlockTable {
+        // All that the table was to compute has been published, or it was not to be forked yet.
+        debug_assert!(!self.owes(table), "a table is forked before it has been computed");
         for &block in &table.blocks {
             self.pool.hold(block);
         }
-        let &BlockTable { ref blocks, len, cached, chain } = table;
-        BlockTable { blocks: blocks.clone(), len, cached, chain }
+        let &BlockTable { ref blocks, len, cached, chain, root, .. } = table;
+        let mut fork = BlockTable::from_parts(blocks.clone(), len, cached);
+        (fork.chain, fork.root) = (chain, root);
+        fork
     }
 
     fn publish(&mut self, table: &mut BlockTable, computed: &[Token]) {
@@ -312,26 +282,54 @@ impl KvMemory for Manager {
         for (&block, tokens) in
             table.blocks[done..].iter().zip(unpublished.chunks_exact(block_size))
         {
-            chain = hasher.extend(chain, tokens);
-            match (self.pool.hash(block), self.prefix.get(chain.hash)) {
-                (None, None) => {
-                    self.pool.label(block, chain.hash);
+            debug_assert!(chain.blocks >= table.awaited, "{block} was promised by another table");
+            // Whatever was promised has been hashed already.
+            let ahead = table.ahead.pop_front();
+            chain = match ahead {
+                Some(hash) => Chain { blocks: chain.blocks + 1, hash },
+                None => hasher.extend(chain, tokens),
+            };
+            match (self.pool.label(block), self.prefix.get(chain.hash)) {
+                (Label::Promised(_), _) => self.pool.set(block, Label::Ready(chain.hash)),
+                (Label::Blank, None) => {
+                    self.pool.set(block, Label::Ready(chain.hash));
                     self.prefix.insert(chain.hash, block);
                 }
-                // A fork has published the block, or another sequence has computed the same: the first is kept.
-                (own, _) => {
-                    debug_assert!(own.is_none_or(|own| own == chain.hash), "{block} changed");
-                }
+                // Another sequence has computed the same, or is about to: the first is kept.
+                (Label::Blank, Some(_)) => {}
+                // A fork has published the block.
+                (Label::Ready(own), _) => debug_assert!(own == chain.hash, "{block} changed"),
             }
         }
         table.chain = Some(chain);
     }
 
     fn free(&mut self, table: BlockTable) {
+        self.withdraw(&table);
         // From the last to the first: of a cached prefix the ends are lost before the start they hang on.
         for block in table.into_blocks().into_iter().rev() {
             self.pool.release(block);
         }
+    }
+
+    fn swap_out(
+        &mut self,
+        tables: Vec<Computed>,
+        ops: &mut Vec<CacheOp>,
+    ) -> Result<Vec<SwappedTable>, (Short, Vec<Computed>)> {
+        swap::swap_out(self, tables, ops)
+    }
+
+    fn swap_in(
+        &mut self,
+        tables: Vec<SwappedTable>,
+        ops: &mut Vec<CacheOp>,
+    ) -> Result<Vec<BlockTable>, (Short, Vec<SwappedTable>)> {
+        swap::swap_in(self, tables, ops)
+    }
+
+    fn forget_swapped(&mut self, table: SwappedTable) {
+        swap::forget(self, table);
     }
 
     fn stats(&self) -> KvStats {
@@ -346,11 +344,21 @@ impl KvMemory for Manager {
             prefix_hits: self.prefix_hits,
             evictions: self.evictions,
             copies: self.copies,
+            held: self.pool.held(),
+            swap_total: self.swap.total(),
+            swap_used: self.swap.total() - self.swap.free(),
+            swapped_out: self.swapped_out,
+            swapped_in: self.swapped_in,
+            swap_reused: self.swap_reused,
             ..KvStats::default()
         }
     }
 
     fn check(&self, tables: &mut dyn Iterator<Item = &BlockTable>) -> Result<(), String> {
         check::check(self, tables)
+    }
+
+    fn check_swapped(&self, tables: &mut dyn Iterator<Item = &SwappedTable>) -> Result<(), String> {
+        swap::check(self, tables)
     }
 }

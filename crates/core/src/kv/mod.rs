@@ -8,22 +8,28 @@
 //! | `pool` | who holds which block; free memory is the prefix cache |
 //! | `hash` | what makes two blocks interchangeable |
 //! | `prefix` | from hash to block |
+//! | `lookup` | what of a claim is already there |
+//! | `promise` | one computes a common prefix, the others wait for its blocks |
 //! | `table` | the blocks of one sequence, a linear type |
-//! | `swap` | blocks outside the device, another linear type |
+//! | `swap` | blocks outside the device, with another linear type |
 //! | `manager` | the paper's verbs over all of these |
 //! | `check` | every invariant, against all tables that exist |
 
 use std::fmt;
 
 mod check;
+mod config;
 mod hash;
+mod lookup;
 mod manager;
 mod pool;
 mod prefix;
+mod promise;
 mod swap;
 mod table;
 
-pub use manager::{BadConfig, Config, Manager};
+pub use config::{BadConfig, Config};
+pub use manager::Manager;
 pub use swap::SwappedTable;
 pub use table::BlockTable;
 
@@ -36,12 +42,12 @@ pub const MAX_BLOCK_SIZE: u32 = 256;
 /// The most blocks there may be: their metadata alone takes 8 GiB.
 pub const MAX_CAPACITY: u32 = 1 << 28;
 
-/// Not enough free blocks. Nothing was changed.
+/// Not enough free blocks (or slots of the swap space). Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
-    /// Blocks the operation needs.
+    /// Blocks (or slots) the operation needs.
     pub need: u32,
-    /// Blocks that are free.
+    /// Blocks (or slots) that are free.
     pub have: u32,
 }
 
@@ -68,7 +74,8 @@ pub struct KvStats {
     pub shared: u32,
     /// Tokens of all admitted claims for which the prefix cache was asked.
     pub prefix_queries: u64,
-    /// Those of the asked tokens that it had.
+    /// Those of the asked tokens that it had, or that another table had promised to compute. Should that table be given
+    /// back before it has, they are computed after all and still count here.
     pub prefix_hits: u64,
     /// Blocks that stopped caching a prefix because they were handed out.
     pub evictions: u64,
@@ -163,8 +170,10 @@ pub trait KvMemory {
     fn admit(&mut self, claim: &Claim<'_>, ops: &mut Vec<CacheOp>) -> Result<BlockTable, Short>;
 
     /// Whether the positions from [`BlockTable::cached`] on are being computed by another table, so that this one's sequence
-    /// had better wait. Asked before each step until it says no: `cached` rises to what has been published meanwhile, and
-    /// if the other table was given back before it came so far, this one takes its part over (and others wait for it).
+    /// must wait: it may write to none of the table's blocks. Asked before each step until it says no: `cached` rises to what
+    /// has been published meanwhile, and if the other table was given back before it came so far, this one takes its part
+    /// over (and others wait for it). A table that takes over may lose blocks at its end, with `len`: `append` as if they had
+    /// never been there.
     fn await_prefix(&mut self, _table: &mut BlockTable) -> bool {
         false
     }

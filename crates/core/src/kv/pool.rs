@@ -4,17 +4,30 @@
 //! allocates. *A free block keeps its hash*: free memory is the prefix cache, and nothing is set aside for it.
 //!
 //! **Invariants.** `refs == 0` ⇔ the block is on the free list. On the list, blocks without a hash come first, for losing
-//! one costs nothing; blocks with a hash follow, the least recently released first. A block that is handed out carries no
-//! hash: its old one is returned to the caller, who must forget it.
+//! one costs nothing; blocks with a hash follow, the least recently released first; all of them contain what the hash
+//! says. A block that is handed out carries no hash: its old one is returned to the caller, who must forget it.
 
 use super::hash::BlockHash;
 use crate::ids::BlockId;
+
+/// What is known of a block's contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Label {
+    /// Nothing: nobody can find the block.
+    Blank,
+    /// It is going to contain what the hash says; somebody who holds it is computing that.
+    Promised(BlockHash),
+    /// It contains what the hash says.
+    Ready(BlockHash),
+}
 
 /// 32 bytes per block.
 #[derive(Clone, Copy, Debug)]
 struct Meta {
     /// Set when the block's contents are findable; see [`super::prefix`].
     hash: Option<BlockHash>,
+    /// Whether it contains what the hash says, if it has one.
+    ready: bool,
     /// How many tables hold the block.
     refs: u32,
     /// Neighbours on the free list; meaningless while the block is held.
@@ -41,6 +54,8 @@ pub(super) struct Pool {
     free: u32,
     cached_free: u32,
     shared: u32,
+    /// Sum of all refs.
+    held: u64,
 }
 
 impl Pool {
@@ -48,6 +63,7 @@ impl Pool {
     pub(super) fn new(capacity: u32) -> Self {
         let meta = |index: u32| Meta {
             hash: None,
+            ready: false,
             refs: 0,
             prev: index.checked_sub(1).unwrap_or(capacity),
             next: if index == capacity { 0 } else { index + 1 },
@@ -58,6 +74,7 @@ impl Pool {
             free: capacity,
             cached_free: 0,
             shared: 0,
+            held: 0,
         }
     }
 
@@ -80,12 +97,26 @@ impl Pool {
         self.shared
     }
 
+    /// Blocks in all tables, each counted for every table that holds it.
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
     pub(super) fn refs(&self, block: BlockId) -> u32 {
         self.meta[block.index()].refs
     }
 
+    pub(super) fn label(&self, block: BlockId) -> Label {
+        match self.meta[block.index()] {
+            Meta { hash: None, .. } => Label::Blank,
+            Meta { hash: Some(hash), ready: false, .. } => Label::Promised(hash),
+            Meta { hash: Some(hash), ready: true, .. } => Label::Ready(hash),
+        }
+    }
+
+    /// The hash of what the block contains, if that is findable.
     pub(super) fn hash(&self, block: BlockId) -> Option<BlockHash> {
-        self.meta[block.index()].hash
+        self.meta[block.index()].hash.filter(|_| self.meta[block.index()].ready)
     }
 
     /// Hands out the free block whose loss costs least, held once.
@@ -95,13 +126,16 @@ impl Pool {
             return None;
         }
         self.hold(block);
-        Some(Taken { block, evicted: self.meta[block.index()].hash.take() })
+        let meta = &mut self.meta[block.index()];
+        meta.ready = false;
+        Some(Taken { block, evicted: meta.hash.take() })
     }
 
     /// One more table holds the block; a free block leaves the free list and keeps its hash.
     pub(super) fn hold(&mut self, block: BlockId) {
         let meta = &mut self.meta[block.index()];
         meta.refs += 1;
+        self.held += 1;
         match meta.refs {
             1 => self.unlink(block),
             2 => self.shared += 1,
@@ -114,6 +148,7 @@ impl Pool {
         let meta = &mut self.meta[block.index()];
         debug_assert!(meta.refs > 0, "block {block} is released but nobody holds it");
         meta.refs -= 1;
+        self.held -= 1;
         match meta.refs {
             0 => self.link(block),
             1 => self.shared -= 1,
@@ -121,11 +156,15 @@ impl Pool {
         }
     }
 
-    /// Marks a held block as findable. It must not have been so before.
-    pub(super) fn label(&mut self, block: BlockId, hash: BlockHash) {
+    /// Labels a held block.
+    pub(super) fn set(&mut self, block: BlockId, label: Label) {
         let meta = &mut self.meta[block.index()];
-        debug_assert!(meta.refs > 0 && meta.hash.is_none(), "block {block}: {meta:?} is labelled");
-        meta.hash = Some(hash);
+        debug_assert!(meta.refs > 0 && !meta.ready, "block {block}: {meta:?} becomes {label:?}");
+        (meta.hash, meta.ready) = match label {
+            Label::Blank => (None, false),
+            Label::Promised(hash) => (Some(hash), false),
+            Label::Ready(hash) => (Some(hash), true),
+        };
     }
 
     fn unlink(&mut self, block: BlockId) {
@@ -175,6 +214,9 @@ impl Pool {
             if meta.prev != before {
                 return Err(format!("block {block} follows {before} but points to {}", meta.prev));
             }
+            if meta.hash.is_some() && !meta.ready {
+                return Err(format!("block {block} is on the free list and was promised"));
+            }
             if seen_cached && meta.hash.is_none() {
                 return Err(format!("block {block} is worth nothing but will be taken late"));
             }
@@ -200,6 +242,10 @@ impl Pool {
             if counter as usize != counted {
                 return Err(format!("{counter} {name} blocks were counted, there are {counted}"));
             }
+        }
+        let held: u64 = blocks.iter().map(|meta| u64::from(meta.refs)).sum();
+        if self.held != held {
+            return Err(format!("{} refs were counted, there are {held}", self.held));
         }
         Ok(())
     }
@@ -227,7 +273,7 @@ mod tests {
             assert_eq!(pool.take(), Some(Taken { block: BlockId(index), evicted: None }));
         }
         for &index in cached {
-            pool.label(BlockId(index), hash(index.into()));
+            pool.set(BlockId(index), Label::Ready(hash(index.into())));
         }
         assert_eq!(pool.take(), None);
         assert_eq!(free_list(&pool), []);
@@ -288,15 +334,20 @@ mod tests {
     #[test]
     fn a_damaged_pool_is_reported() {
         type Damage = fn(&mut Pool);
-        let damages: [(Damage, &str); 8] = [
+        let damages: [(Damage, &str); 10] = [
             (|pool| pool.meta[1].refs = 1, "block 1 is on the free list and has 1 refs"),
             (|pool| pool.meta[0].refs = 0, "5 blocks are free but 4 are on the free list"),
             (|pool| pool.meta[2].prev = 4, "block 2 follows 1 but points to 4"),
             (|pool| pool.meta[4].next = 1, "block 1 follows 4 but points to 5"),
             (|pool| pool.meta[5].prev = 1, "the free list ends with 4 but the anchor says 1"),
-            (|pool| pool.meta[1].hash = Some(hash(1)), "block 2 is worth nothing but"),
+            (|pool| pool.meta[4].ready = false, "block 4 is on the free list and was promised"),
+            (
+                |pool| (pool.meta[1].hash, pool.meta[1].ready) = (Some(hash(1)), true),
+                "block 2 is worth nothing but",
+            ),
             (|pool| pool.cached_free = 2, "2 cached blocks were counted, there are 1"),
             (|pool| pool.shared = 1, "1 shared blocks were counted, there are 0"),
+            (|pool| pool.held = 2, "2 refs were counted, there are 1"),
         ];
         for (damage, report) in damages {
             let mut pool = held(5, &[4]);

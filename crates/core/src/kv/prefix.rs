@@ -1,7 +1,7 @@
 //! Finds the block that already holds the KV of some tokens.
 //!
 //! **Invariants.** An entry `hash → block` exists exactly while the pool's block carries that hash, whether the block is
-//! held or free. Of two blocks with equal contents the first stays indexed; the other is an ordinary block that nobody finds.
+//! held or free, ready or only promised. Of two blocks with equal contents the first stays indexed; the other is an ordinary block that nobody finds.
 
 use rustc_hash::FxHashMap;
 

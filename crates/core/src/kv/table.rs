@@ -7,9 +7,10 @@
 //! **Invariants.** `cached ≤ len`; the blocks cover at least `len` positions (under [`super::Manager`] exactly as many
 //! blocks as that takes, for a policy that reserves memory there may be more).
 
+use std::collections::VecDeque;
 use std::mem;
 
-use super::hash::Chain;
+use super::hash::{BlockHash, Chain};
 use crate::ids::BlockId;
 
 /// Maps positions of a sequence to blocks. See the module's documentation.
@@ -18,10 +19,16 @@ pub struct BlockTable {
     pub(super) blocks: Vec<BlockId>,
     /// Positions `0..len` may be written or have been.
     pub(super) len: u32,
-    /// Positions `0..cached` came from the prefix cache.
+    /// Positions `0..cached` were computed by others.
     pub(super) cached: u32,
     /// How far the table has been published; `None` where there is no prefix cache.
     pub(super) chain: Option<Chain>,
+    /// Where the chain began.
+    pub(super) root: Option<Chain>,
+    /// The hashes of the full blocks after the chain, as far as they are known before they are computed.
+    pub(super) ahead: VecDeque<BlockHash>,
+    /// The blocks between the chain and this one are computed by other tables; see [`super::promise`].
+    pub(super) awaited: u32,
 }
 
 impl BlockTable {
@@ -43,7 +50,7 @@ impl BlockTable {
         self.len == 0
     }
 
-    /// Number of positions that were already computed when the table was made.
+    /// Number of positions that were computed by others: when the table was made, and since, if it waited for more.
     #[must_use]
     pub fn cached(&self) -> u32 {
         self.cached
@@ -56,7 +63,7 @@ impl BlockTable {
     #[must_use]
     pub fn from_parts(blocks: Vec<BlockId>, len: u32, cached: u32) -> Self {
         debug_assert!(cached <= len, "{cached} positions are cached of {len}");
-        Self { blocks, len, cached, chain: None }
+        Self { blocks, len, cached, chain: None, root: None, ahead: VecDeque::new(), awaited: 0 }
     }
 
     /// Adds blocks at the end and makes `len` positions usable; `len` never shrinks.

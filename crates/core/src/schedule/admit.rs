@@ -1,4 +1,4 @@
-//! Waiting groups start running, in the order of the policy, while tokens, sequences and blocks last.
+//! Waiting groups start running, or come back from the swap space, in the order of the policy, while tokens, sequences and blocks last.
 //!
 //! The blocks of all shared tokens are allocated at once: nothing is asked and then hoped for. Beyond them there must be
 //! free blocks for whatever else the group needs soon, that is, for what its sequences hold apart from each other and one
@@ -7,7 +7,7 @@
 
 use super::Scheduler;
 use super::budget::Budget;
-use crate::group::Group;
+use crate::group::{Group, Phase};
 use crate::ids::Tick;
 use crate::kv::{BlockTable, KvMemory};
 use crate::plan::CacheOp;
@@ -15,18 +15,31 @@ use crate::plan::CacheOp;
 impl<M: KvMemory> Scheduler<M> {
     /// Not called in a step that preempted: what was taken from a group is not given to the next at once.
     pub(super) fn admit(&mut self, now: Tick, budget: &mut Budget, ops: &mut Vec<CacheOp>) {
+        let mut resumed = false;
         while let Some(width) = self.waiting.head().map(Group::width) {
             if !budget.allows(width) {
+                break;
+            }
+            if self.waiting.head().is_some_and(|head| matches!(head.phase, Phase::Swapped { .. })) {
+                if !self.resume_head(budget, ops) {
+                    break;
+                }
+                budget.seat(width);
+                resumed = true;
+                continue;
+            }
+            if resumed {
                 break;
             }
             let Some(table) = self.table_for_head(ops) else { break };
             let Some(mut group) = self.waiting.pop() else { break };
             budget.seat(width);
             group.start(table);
+            group.look_for_prefix(&mut self.memory);
             if let Some(first) = group.sequences.first_mut() {
                 first.plan(budget.take(group.phase.todo(first)));
             }
-            if group.announcement.is_some() {
+            if group.preemptions == 0 {
                 self.totals.prompt_tokens += u64::from(group.origin.prompt);
                 self.totals.queue_time += now.0.saturating_sub(group.origin.arrived.0);
             }

@@ -6,13 +6,14 @@
 //! request, so the whole step fails. A token that does not exist, or a draw that could not be made, fails its group and no
 //! other. A row that the scheduler does not expect (its group was aborted meanwhile) is passed over.
 
-use super::Scheduler;
+use super::{Scheduler, beams};
 use crate::event::{Event, EventKind, Failure};
 use crate::exec::{DrawFault, Drawn, StepOutput};
-use crate::group::{Group, Phase};
-use crate::ids::{SeqId, Tick};
+use crate::group::{Group, Phase, Ranking};
+use crate::ids::{SeqId, Tick, Token};
 use crate::kv::KvMemory;
 use crate::plan::{Row, StepPlan};
+use crate::rank::{Hypothesis, reported};
 use crate::sequence::count;
 use crate::stats::Totals;
 
@@ -29,6 +30,7 @@ impl<M: KvMemory> Scheduler<M> {
         if out.draws.len() != plan.draws.len() || out.scores.len() != plan.targets.len() {
             return self.fail(plan, events);
         }
+        self.settle_swaps(plan, &out.lost);
         for row in &plan.rows {
             let Some(at) = self.running_with(row.seq) else { continue };
             let group = &mut self.running[at];
@@ -57,6 +59,7 @@ impl<M: KvMemory> Scheduler<M> {
             commit.fail(&mut self.running[at], Failure::Step);
         }
         self.step_done();
+        self.undo_swaps();
     }
 
     /// Where the running group with this live sequence stands. Both ids are given in the order of arrival.
@@ -91,8 +94,9 @@ impl<M: KvMemory> Commit<'_, M> {
         }
         seq.advance(self.memory);
         self.totals.computed_tokens += u64::from(tokens);
-        if let Some(cached_tokens) = group.announcement.take() {
-            self.event(group, EventKind::Admitted { cached_tokens });
+        if !std::mem::replace(&mut group.announced, true) {
+            // The first row of all begins where the cache ended.
+            self.event(group, EventKind::Admitted { cached_tokens: row.start });
         }
         self.score(group, row, out)?;
 
@@ -100,7 +104,7 @@ impl<M: KvMemory> Commit<'_, M> {
         if draws.len() != group.draws_due(&group.sequences[at]) as usize {
             return Err(Failure::Step);
         }
-        self.check_draws(draws)?;
+        self.check_draws(group, draws)?;
         self.continue_group(group, at, draws);
         Ok(())
     }
@@ -115,10 +119,14 @@ impl<M: KvMemory> Commit<'_, M> {
     }
 
     /// All draws of a row are good or its group fails, before any of them has been reported.
-    fn check_draws(&self, draws: &[Result<Drawn, DrawFault>]) -> Result<(), Failure> {
+    fn check_draws(
+        &self,
+        group: &Group,
+        draws: &[Result<Drawn, DrawFault>],
+    ) -> Result<(), Failure> {
         for draw in draws {
             match draw {
-                Ok(drawn) if drawn.token.0 < self.vocab => {}
+                Ok(drawn) if self.is_usable(group, drawn) => {}
                 Ok(_) => return Err(Failure::Step),
                 Err(DrawFault::NotFinite) => return Err(Failure::NotFinite),
             }
@@ -126,22 +134,53 @@ impl<M: KvMemory> Commit<'_, M> {
         Ok(())
     }
 
+    /// Whether the tokens exist, and the score is there where ranking needs it.
+    fn is_usable(&self, group: &Group, drawn: &Drawn) -> bool {
+        let exists = |token: Token| token.0 < self.vocab;
+        let score = drawn.score.as_ref();
+        let ranks = match group.ranking {
+            Ranking::Told => true,
+            Ranking::Samples(_) => score.is_some(),
+            Ranking::Beams(_) => score.is_some_and(|score| {
+                !score.top.is_empty() && score.top.iter().all(|&(token, _)| exists(token))
+            }),
+        };
+        ranks && exists(drawn.token)
+    }
+
     /// The sequence at `at` has computed what was planned, and `draws` are what it drew.
     fn continue_group(&mut self, group: &mut Group, at: usize, draws: &[Result<Drawn, DrawFault>]) {
         let computed = group.sequences[at].computed();
-        let forks = match group.phase {
-            Phase::Prompt { shared } => computed == shared,
-            Phase::Waiting | Phase::Decode => false,
-        };
-        if !forks {
-            if let [Ok(drawn)] = draws {
+        let complete = matches!(group.phase, Phase::Prompt { shared, .. } if computed == shared);
+        match draws {
+            [Ok(drawn)] if group.is_beam() => self.beam(group, at, drawn),
+            [Ok(drawn)] if !complete => {
                 self.extend(group, at, drawn);
             }
-            return;
+            _ if complete => self.fork(group, at, draws),
+            _ => {}
         }
+    }
+
+    /// The shared tokens are complete: every sequence gets a table of its own.
+    fn fork(&mut self, group: &mut Group, at: usize, draws: &[Result<Drawn, DrawFault>]) {
+        let computed = group.sequences[at].computed();
         let Some(table) = group.sequences[at].vacate() else { return };
         self.draw_first(group, draws);
+        if group.origin.pin {
+            let pinned = self.memory.fork(&table);
+            self.memory.pin(pinned);
+            group.origin.pin = false;
+        }
         group.share(table, computed, self.memory);
+    }
+
+    /// A beam has its candidates; with the last one of the group, all go on.
+    fn beam(&mut self, group: &mut Group, at: usize, drawn: &Drawn) {
+        let top = drawn.score.as_ref().map(|score| score.top.clone()).unwrap_or_default();
+        group.sequences[at].candidates = top;
+        let tokens = beams::step(group, self.memory);
+        self.totals.generated_tokens += u64::from(tokens);
     }
 
     /// The shared tokens are complete, and their table is held by the caller. What was drawn after them is the first token
@@ -163,19 +202,41 @@ impl<M: KvMemory> Commit<'_, M> {
         let choice = seq.choice();
         self.totals.generated_tokens += 1;
         let finish = group.verdict(&group.sequences[at]);
-        self.event(group, EventKind::Sampled { choice, drawn: drawn.clone(), finish });
-        if finish.is_some() {
-            let mut ended = group.sequences.remove(at);
-            if let Some(table) = ended.vacate() {
-                self.memory.free(table);
-            }
+        if let (Ranking::Samples(_), Some(score)) = (&group.ranking, &drawn.score) {
+            let told = reported(score.logprob, &score.top, group.origin.params.sampling.logprobs);
+            group.sequences[at].trail.push(drawn.token, score.logprob, told);
+        } else {
+            self.event(group, EventKind::Sampled { choice, drawn: drawn.clone(), finish });
         }
-        finish.is_none()
+        let Some(finish) = finish else { return true };
+        let mut ended = group.sequences.remove(at);
+        if let Some(table) = ended.vacate() {
+            self.memory.free(table);
+        }
+        if let Ranking::Samples(samples) = &mut group.ranking {
+            let trail = std::mem::take(&mut ended.trail);
+            let score = trail.mean();
+            samples.push((choice, Hypothesis::new(trail, finish, score)));
+        }
+        false
     }
 
-    fn end(&mut self, group: &Group) {
+    fn end(&mut self, group: &mut Group) {
         self.totals.ended += 1;
-        self.event(group, EventKind::Ended { preemptions: group.preemptions, swaps: 0 });
+        let best = group.ranking.take(group.origin.params.n);
+        if !best.is_empty() {
+            let scores = best.iter().map(|hypothesis| hypothesis.score).collect();
+            self.event(group, EventKind::Ranked { scores });
+        }
+        for (choice, Hypothesis { drawn, finish, .. }) in (0..).zip(best) {
+            let last = drawn.len().saturating_sub(1);
+            for (place, drawn) in drawn.into_iter().enumerate() {
+                let finish = (place == last).then_some(finish);
+                self.event(group, EventKind::Sampled { choice, drawn, finish });
+            }
+        }
+        let &mut Group { preemptions, swaps, .. } = group;
+        self.event(group, EventKind::Ended { preemptions, swaps });
     }
 
     fn fail(&mut self, group: &mut Group, failure: Failure) {

@@ -6,7 +6,8 @@
 //!
 //! **Nothing of a victim survives in the plan.** Rows are laid out after this pass, so there are none yet. Copies are
 //! pushed here, and victims are taken from the end of the very order in which groups grow: a victim has not grown yet and
-//! has pushed nothing, unless it is the group that is growing, whose copies are the last ones and are cut off.
+//! has pushed nothing, unless it is the group that is growing, whose copies are the last ones and are cut off; but if it is
+//! swapped out they stay, before the operations that save what they copied.
 
 use super::Scheduler;
 use crate::group::Group;
@@ -23,10 +24,15 @@ impl<M: KvMemory> Scheduler<M> {
             while let Err(short) =
                 grow_group(&mut self.running[at], &mut self.memory, &mut plan.ops)
             {
-                self.preempt_last(short);
+                let grower = self.running.len() == at + 1;
+                let grown = plan.ops.len();
+                let swapped = self.preempt_last(short, &mut plan.ops);
                 preempted = true;
-                if self.running.len() == at {
-                    plan.ops.truncate(own_copies);
+                if grower {
+                    if !swapped {
+                        debug_assert_eq!(grown, plan.ops.len());
+                        plan.ops.truncate(own_copies);
+                    }
                     return true;
                 }
             }

@@ -60,12 +60,12 @@ fn push_draws(
     if due == 0 {
         return first..first;
     }
-    let how = &group.origin.params.sampling;
+    let params = &group.origin.params;
     let sampling = *sampling.get_or_insert_with(|| {
-        plan.samplings.push(how.clone());
+        plan.samplings.push(params.draw_sampling());
         plan.samplings.len() - 1
     });
-    let (history, history_prompt) = if how.needs_history() {
+    let (history, history_prompt) = if params.sampling.needs_history() {
         (append(&mut plan.history, seq.tokens()), group.origin.prompt as usize)
     } else {
         (0..0, 0)

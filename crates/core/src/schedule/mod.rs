@@ -22,26 +22,30 @@
 //!   vain, however many groups wait.
 
 mod admit;
+mod beams;
 mod budget;
 mod commit;
 mod grow;
+mod inspect;
 mod layout;
 mod policy;
 mod preempt;
 mod queue;
 mod reject;
 mod submit;
+mod swap;
 
+pub use preempt::{PreemptionMode, RecoveryCosts};
 pub use reject::Reject;
 pub use submit::{Admission, EndsWith, Job, Limits, StopRule};
 
 use self::budget::Budget;
 use self::policy::rank;
+use self::preempt::Recovery;
 use self::queue::Queue;
 use self::submit::Lengths;
 use crate::group::{Group, Origin, Phase};
 use crate::ids::{GroupId, SeqId, Tick};
-use crate::inspect::KvReport;
 use crate::kv::KvMemory;
 use crate::plan::StepPlan;
 use crate::sequence::Sequence;
@@ -59,6 +63,9 @@ pub struct Scheduler<M: KvMemory> {
     next_seq: SeqId,
     /// A plan that is not empty has been made and neither committed nor failed.
     in_flight: bool,
+    recovery: Recovery,
+    /// Groups whose blocks the plan in flight moves between the device and the swap space.
+    moving: Vec<GroupId>,
     last_step: Option<Tick>,
     totals: Totals,
 }
@@ -75,9 +82,30 @@ impl<M: KvMemory> Scheduler<M> {
             next_group: GroupId(0),
             next_seq: SeqId(0),
             in_flight: false,
+            recovery: Recovery::default(),
+            moving: Vec::new(),
             last_step: None,
             totals: Totals::default(),
         }
+    }
+
+    /// Chooses how preempted groups recover.
+    #[must_use]
+    pub fn with_preemption(mut self, mode: PreemptionMode) -> Self {
+        self.recovery.mode = mode;
+        self
+    }
+
+    /// Sets blocks aside for jobs that are to be pinned: others are refused as if there were so many fewer.
+    #[must_use]
+    pub fn with_reserved_blocks(mut self, blocks: u32) -> Self {
+        self.admission.capacity = self.memory.capacity().saturating_sub(blocks);
+        self
+    }
+
+    /// Tells what recovery has been found to cost, for [`PreemptionMode::Auto`].
+    pub fn set_recovery_costs(&mut self, costs: RecoveryCosts) {
+        self.recovery.costs = Some(costs);
     }
 
     /// Queues a request. Its sequences get consecutive ids in the order of their choices.
@@ -120,6 +148,9 @@ impl<M: KvMemory> Scheduler<M> {
     pub fn schedule(&mut self, now: Tick, plan: &mut StepPlan) {
         debug_assert!(!self.in_flight, "the last plan was neither committed nor failed");
         plan.clear();
+        for group in &mut self.running {
+            group.look_for_prefix(&mut self.memory);
+        }
         let mut budget = Budget::new(&self.admission.limits, &self.running);
         budget::deal(&mut self.running, &mut budget);
         let preempted = self.grow(plan);
@@ -167,20 +198,11 @@ impl<M: KvMemory> Scheduler<M> {
         Stats {
             running,
             waiting: self.waiting.load(),
+            swapped: self.waiting.swapped(),
             oldest_waiting: self.waiting.head().map(|group| group.origin.arrived),
             last_step: self.last_step,
             kv: self.memory.stats(),
             totals: self.totals,
-        }
-    }
-
-    /// Who holds which part of the memory. Takes time in proportion to everything there is.
-    #[must_use]
-    pub fn inspect(&self) -> KvReport {
-        KvReport {
-            block_size: self.memory.block_size(),
-            stats: self.memory.stats(),
-            ..KvReport::default()
         }
     }
 
@@ -192,7 +214,7 @@ impl<M: KvMemory> Scheduler<M> {
         self.waiting.check()?;
         for group in &self.running {
             group.check()?;
-            if group.phase == Phase::Waiting {
+            if matches!(group.phase, Phase::Waiting | Phase::Swapped { .. }) {
                 return Err(format!("group {} waits among the running", group.id()));
             }
         }
@@ -207,7 +229,9 @@ impl<M: KvMemory> Scheduler<M> {
             return Err(format!("{seated} sequences run"));
         }
         let sequences = self.running.iter().flat_map(|group| &group.sequences);
-        self.memory.check(&mut sequences.filter_map(Sequence::table))
+        self.memory.check(&mut sequences.filter_map(Sequence::table))?;
+        let sequences = self.waiting.iter().flat_map(|group| &group.sequences);
+        self.memory.check_swapped(&mut sequences.filter_map(Sequence::swapped_table))
     }
 }
 
@@ -216,8 +240,9 @@ impl<M: KvMemory> Drop for Scheduler<M> {
     fn drop(&mut self) {
         // After a panic the memory may be in any state; a second panic would abort the process and hide the first.
         if !std::thread::panicking() {
-            for group in &mut self.running {
-                group.discard(&mut self.memory);
+            let Self { running, waiting, memory, .. } = self;
+            for group in running.iter_mut().chain(waiting.iter_mut()) {
+                group.discard(memory);
             }
         }
     }

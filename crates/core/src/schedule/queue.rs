@@ -1,6 +1,6 @@
 //! The groups that wait, in the order of the policy.
 //!
-//! **Invariants.** No group in it holds memory. Groups that have never run are bounded by the caller's limit; preempted
+//! **Invariants.** No group in it holds memory, though those that are swapped out hold slots. Groups that have never run are bounded by the caller's limit; preempted
 //! ones are exempt, since they were let in before, and there are never more of them than could run.
 //!
 //! A balanced tree rather than a list: a client may give up anywhere in a long queue, and leaving from the middle must
@@ -21,6 +21,7 @@ pub(super) struct Queue {
     /// Groups that have never run.
     fresh: u32,
     load: Load,
+    swapped: Load,
 }
 
 impl Queue {
@@ -37,6 +38,19 @@ impl Queue {
         self.load
     }
 
+    /// Those that are swapped out; not part of [`Self::load`].
+    pub(super) fn swapped(&self) -> Load {
+        self.swapped
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Group> {
+        self.line.values()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Group> {
+        self.line.values_mut()
+    }
+
     /// The group that is next.
     pub(super) fn head(&self) -> Option<&Group> {
         self.line.first_key_value().map(|(_, group)| group)
@@ -48,9 +62,10 @@ impl Queue {
 
     pub(super) fn push(&mut self, group: Group) {
         self.fresh += u32::from(group.preemptions == 0);
-        self.load.groups += 1;
-        self.load.sequences += group.width();
-        self.load.tokens += group.tokens();
+        let load = self.load_of(&group);
+        load.groups += 1;
+        load.sequences += group.width();
+        load.tokens += group.tokens();
         let before = self.line.insert(rank(&group), group);
         debug_assert!(before.is_none(), "two groups have one rank");
     }
@@ -67,10 +82,18 @@ impl Queue {
 
     fn left(&mut self, group: Group) -> Group {
         self.fresh -= u32::from(group.preemptions == 0);
-        self.load.groups -= 1;
-        self.load.sequences -= group.width();
-        self.load.tokens -= group.tokens();
+        let load = self.load_of(&group);
+        load.groups -= 1;
+        load.sequences -= group.width();
+        load.tokens -= group.tokens();
         group
+    }
+
+    fn load_of(&mut self, group: &Group) -> &mut Load {
+        match group.phase {
+            Phase::Swapped { .. } => &mut self.swapped,
+            _ => &mut self.load,
+        }
     }
 
     /// # Errors
@@ -79,18 +102,21 @@ impl Queue {
         let mut counted = Self::default();
         for (&at, group) in &self.line {
             group.check()?;
-            if at != rank(group) || group.phase != Phase::Waiting {
+            if at != rank(group) || !matches!(group.phase, Phase::Waiting | Phase::Swapped { .. }) {
                 return Err(format!("group {} waits as {at:?}, {:?}", group.id(), group.phase));
             }
             counted.fresh += u32::from(group.preemptions == 0);
-            counted.load.groups += 1;
-            counted.load.sequences += group.width();
-            counted.load.tokens += group.tokens();
+            let load = counted.load_of(group);
+            load.groups += 1;
+            load.sequences += group.width();
+            load.tokens += group.tokens();
         }
-        if (counted.fresh, counted.load) != (self.fresh, self.load) {
+        let facts = |queue: &Self| (queue.fresh, queue.load, queue.swapped);
+        if facts(&counted) != facts(self) {
             return Err(format!(
-                "the queue counts {} fresh, {:?}; there are {} fresh, {:?}",
-                self.fresh, self.load, counted.fresh, counted.load
+                "the queue counts {:?}; there are {:?}",
+                facts(self),
+                facts(&counted)
             ));
         }
         Ok(())

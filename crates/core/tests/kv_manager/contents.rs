@@ -17,15 +17,40 @@ pub(crate) fn mark(before: Mark, token: Token) -> Mark {
     hasher.finish()
 }
 
+/// Where a block's contents lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Place {
+    Device(usize),
+    Swap(usize),
+}
+
+/// From where to where an operation moves a block.
+fn ends(op: CacheOp) -> (Place, Place) {
+    match op {
+        CacheOp::Copy { source, destination } => {
+            (Place::Device(source.index()), Place::Device(destination.index()))
+        }
+        CacheOp::SwapOut { source, slot } => {
+            (Place::Device(source.index()), Place::Swap(slot.index()))
+        }
+        CacheOp::SwapIn { slot, destination } => {
+            (Place::Swap(slot.index()), Place::Device(destination.index()))
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Contents {
     block_size: usize,
+    /// The device's blocks, and after them the swap space.
     slots: Vec<Option<Mark>>,
+    capacity: usize,
 }
 
 impl Contents {
-    pub(crate) fn new(block_size: usize, capacity: u32) -> Self {
-        Self { block_size, slots: vec![None; block_size * capacity as usize] }
+    pub(crate) fn new(block_size: usize, capacity: u32, swap_slots: u32) -> Self {
+        let slots = vec![None; block_size * (capacity + swap_slots) as usize];
+        Self { block_size, slots, capacity: capacity as usize }
     }
 
     fn slot(&self, blocks: &[u32], position: usize) -> usize {
@@ -36,42 +61,49 @@ impl Contents {
         self.slots[self.slot(blocks, position)]
     }
 
+    /// What lies in the swap space at `position` of a table of slots.
+    pub(crate) fn read_swapped(&self, slots: &[u32], position: usize) -> Option<Mark> {
+        self.slots[self.capacity * self.block_size + self.slot(slots, position)]
+    }
+
     pub(crate) fn write(&mut self, blocks: &[u32], position: usize, mark: Mark) {
         let slot = self.slot(blocks, position);
         self.slots[slot] = Some(mark);
     }
 
-    fn copy(&mut self, op: CacheOp) {
-        let CacheOp::Copy { source, destination } = op;
-        let start = source.index() * self.block_size;
-        let block = start..start + self.block_size;
-        self.slots.copy_within(block, destination.index() * self.block_size);
+    fn start(&self, place: Place) -> usize {
+        match place {
+            Place::Device(index) => index * self.block_size,
+            Place::Swap(index) => (self.capacity + index) * self.block_size,
+        }
+    }
+
+    fn perform(&mut self, op: CacheOp) {
+        let (source, destination) = ends(op);
+        let (from, to) = (self.start(source), self.start(destination));
+        self.slots.copy_within(from..from + self.block_size, to);
     }
 
     pub(crate) fn execute(&mut self, ops: &[CacheOp]) {
         for &op in ops {
-            self.copy(op);
+            self.perform(op);
         }
     }
 
     /// Runs neighbours together as far as the hazard rule of `plan` lets it, each such batch backwards.
     pub(crate) fn execute_in_batches(&mut self, ops: &[CacheOp]) {
-        let touches = |op: CacheOp, block| {
-            let CacheOp::Copy { source, destination } = op;
-            source == block || destination == block
-        };
         let mut batch: Vec<CacheOp> = Vec::new();
         for &op in ops {
-            let CacheOp::Copy { source, destination } = op;
+            let (source, destination) = ends(op);
             let clashes = |&other: &CacheOp| {
-                let CacheOp::Copy { destination: written, .. } = other;
-                touches(other, destination) || written == source
+                let (read, written) = ends(other);
+                written == source || written == destination || read == destination
             };
             if batch.iter().any(clashes) {
-                batch.drain(..).rev().for_each(|op| self.copy(op));
+                batch.drain(..).rev().for_each(|op| self.perform(op));
             }
             batch.push(op);
         }
-        batch.drain(..).rev().for_each(|op| self.copy(op));
+        batch.drain(..).rev().for_each(|op| self.perform(op));
     }
 }

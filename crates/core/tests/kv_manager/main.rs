@@ -4,8 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
-use folio_core::ids::{BlockId, Salt, Token};
-use folio_core::kv::{BlockTable, Claim, Config, KvMemory, Manager};
+use folio_core::ids::{Salt, Token};
+use folio_core::kv::{BlockTable, Claim, Computed, Config, KvMemory, Manager, SwappedTable};
 use folio_core::plan::CacheOp;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -16,14 +16,15 @@ mod naive;
 mod scenarios;
 
 use contents::{Contents, Mark, mark};
-use naive::{Blocks, Naive};
+use naive::Naive;
 
 /// Lengths are in 64ths of a block, so that one script suits every block size.
 #[derive(Clone, Debug)]
 enum Action {
+    /// One after the other, in the same step.
     Admit {
         stream: u32,
-        length: usize,
+        lengths: Vec<usize>,
         last: u32,
         salt: u64,
         use_prefix_cache: bool,
@@ -39,6 +40,19 @@ enum Action {
     Free {
         which: Index,
     },
+    Await {
+        which: Index,
+    },
+    /// A sequence and all its forks.
+    SwapOut {
+        which: Index,
+    },
+    SwapIn {
+        which: Index,
+    },
+    Forget {
+        which: Index,
+    },
     /// Executes what was planned; a sequence computes `pace` quarters of what it has left to do.
     Step {
         pace: Vec<usize>,
@@ -49,6 +63,7 @@ enum Action {
 struct Script {
     block_size: u32,
     capacity: u32,
+    swap_slots: u32,
     prefix_caching: bool,
     secret: u64,
     actions: Vec<Action>,
@@ -56,10 +71,15 @@ struct Script {
 
 fn action() -> impl Strategy<Value = Action> {
     let which = any::<Index>;
-    let admit = (0..3u32, 0..=256usize, 0..2u32, 0..2u64, prop::bool::weighted(0.85)).prop_map(
-        |(stream, length, last, salt, use_prefix_cache)| Action::Admit {
+    let lengths = prop_oneof![
+        2 => prop::collection::vec(0..=256usize, 1),
+        1 => prop::collection::vec(0..=256usize, 2..5),
+    ];
+    let salt = prop_oneof![5 => Just(0), 1 => Just(1u64)];
+    let admit = (0..2u32, lengths, 0..2u32, salt, prop::bool::weighted(0.85)).prop_map(
+        |(stream, lengths, last, salt, use_prefix_cache)| Action::Admit {
             stream,
-            length,
+            lengths,
             last,
             salt,
             use_prefix_cache,
@@ -69,10 +89,14 @@ fn action() -> impl Strategy<Value = Action> {
         .prop_map(|(which, length, token)| Action::Append { which, length, token });
     let pace = prop_oneof![Just(vec![4]), prop::collection::vec(0..=4usize, 1..4)];
     prop_oneof![
-        3 => admit,
+        4 => admit,
         6 => append,
         2 => which().prop_map(|which| Action::Fork { which }),
         2 => which().prop_map(|which| Action::Free { which }),
+        2 => which().prop_map(|which| Action::Await { which }),
+        1 => which().prop_map(|which| Action::SwapOut { which }),
+        2 => which().prop_map(|which| Action::SwapIn { which }),
+        1 => which().prop_map(|which| Action::Forget { which }),
         5 => pace.prop_map(|pace| Action::Step { pace }),
     ]
 }
@@ -80,39 +104,49 @@ fn action() -> impl Strategy<Value = Action> {
 fn script(block_size: impl Strategy<Value = u32>) -> impl Strategy<Value = Script> {
     (
         block_size,
-        1..=20u32,
+        1..=24u32,
+        0..=12u32,
         prop::bool::weighted(0.8),
         any::<u64>(),
         prop::collection::vec(action(), 1..80),
     )
-        .prop_map(|(block_size, capacity, prefix_caching, secret, actions)| Script {
-            block_size,
-            capacity,
-            prefix_caching,
-            secret,
-            actions,
+        .prop_map(|(block_size, capacity, swap_slots, prefix_caching, secret, actions)| {
+            Script { block_size, capacity, swap_slots, prefix_caching, secret, actions }
         })
 }
 
-struct Sequence {
-    table: BlockTable,
-    naive: Blocks,
+/// What a sequence is, wherever its blocks are.
+#[derive(Clone)]
+struct Story {
+    /// Which sequences are forks of each other.
+    group: usize,
     salt: u64,
     tokens: Vec<Token>,
     /// What each position must contain once computed.
     marks: Vec<Mark>,
     /// Positions whose KV has been written.
     computed: usize,
-    /// Blocks that have been published.
-    published: usize,
 }
 
-impl Sequence {
+impl Story {
     fn push(&mut self, token: Token) {
         let before = self.marks.last().copied().unwrap_or(self.salt);
         self.marks.push(mark(before, token));
         self.tokens.push(token);
     }
+}
+
+struct Sequence {
+    table: BlockTable,
+    naive: naive::Table,
+    story: Story,
+}
+
+/// A whole group.
+struct Swapped {
+    tables: Vec<SwappedTable>,
+    naive: Vec<naive::Swapped>,
+    stories: Vec<Story>,
 }
 
 /// The manager, its oracles, and the step that is being planned.
@@ -123,49 +157,81 @@ struct World {
     contents: Contents,
     ops: Vec<CacheOp>,
     sequences: Vec<Sequence>,
+    swapped: Vec<Swapped>,
+    groups: usize,
+}
+
+/// One of `items`, if there are any.
+fn pick<T>(which: &Index, items: &[T]) -> Option<usize> {
+    (!items.is_empty()).then(|| which.index(items.len()))
 }
 
 impl World {
     fn new(script: &Script) -> Self {
-        let &Script { block_size, capacity, prefix_caching, secret, .. } = script;
+        let &Script { block_size, capacity, swap_slots, prefix_caching, secret, .. } = script;
         let config = Config { block_size, capacity, prefix_caching, secret };
         let block_size = block_size as usize;
         Self {
             block_size,
-            manager: Manager::new(config).unwrap(),
-            naive: Naive::new(block_size, capacity, prefix_caching),
-            contents: Contents::new(block_size, capacity),
+            manager: Manager::new(config).unwrap().with_swap_space(swap_slots),
+            naive: Naive::new(block_size, capacity, prefix_caching, swap_slots),
+            contents: Contents::new(block_size, capacity, swap_slots),
             ops: Vec::new(),
             sequences: Vec::new(),
+            swapped: Vec::new(),
+            groups: 0,
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        match action {
+            Action::Admit { stream, lengths, last, salt, use_prefix_cache } => {
+                for &length in lengths {
+                    self.admit(&self.prompt(*stream, length, *last), *salt, *use_prefix_cache);
+                    self.check();
+                }
+            }
+            Action::Append { which, length, token } => {
+                if let Some(which) = pick(which, &self.sequences) {
+                    self.append(which, *length, *token);
+                }
+            }
+            Action::Fork { which } => {
+                if let Some(which) = pick(which, &self.sequences) {
+                    self.fork(which);
+                }
+            }
+            Action::Free { which } => {
+                if let Some(which) = pick(which, &self.sequences) {
+                    self.free(which);
+                }
+            }
+            Action::Await { which } => {
+                if let Some(which) = pick(which, &self.sequences) {
+                    self.await_prefix(which);
+                }
+            }
+            Action::SwapOut { which } => {
+                if let Some(which) = pick(which, &self.sequences) {
+                    self.swap_out(self.sequences[which].story.group);
+                }
+            }
+            Action::SwapIn { which } => {
+                if let Some(which) = pick(which, &self.swapped) {
+                    self.swap_in(which);
+                }
+            }
+            Action::Forget { which } => {
+                if let Some(which) = pick(which, &self.swapped) {
+                    self.forget(which);
+                }
+            }
+            Action::Step { pace } => self.step(pace),
         }
     }
 
     fn positions(&self, length: usize) -> usize {
         1 + length * self.block_size / 64
-    }
-
-    fn act(&mut self, action: &Action) {
-        match action {
-            &Action::Admit { stream, length, last, salt, use_prefix_cache } => {
-                self.admit(&self.prompt(stream, length, last), salt, use_prefix_cache);
-            }
-            Action::Append { which, length, token } => {
-                if !self.sequences.is_empty() {
-                    self.append(which.index(self.sequences.len()), *length, *token);
-                }
-            }
-            Action::Fork { which } => {
-                if !self.sequences.is_empty() {
-                    self.fork(which.index(self.sequences.len()));
-                }
-            }
-            Action::Free { which } => {
-                if !self.sequences.is_empty() {
-                    self.free(which.index(self.sequences.len()));
-                }
-            }
-            Action::Step { pace } => self.step(pace),
-        }
     }
 
     /// Prompts of one stream are the same up to their last token.
@@ -178,7 +244,7 @@ impl World {
 
     fn admit(&mut self, tokens: &[Token], salt: u64, use_prefix_cache: bool) {
         let matched = self.manager.match_prefix(tokens, Salt(salt)) as usize;
-        assert_eq!(matched, self.naive.match_prefix(tokens, salt).len() * self.block_size);
+        assert_eq!(matched, self.naive.match_prefix(tokens, salt).1 * self.block_size);
         assert!(matched < tokens.len(), "nothing is left to compute");
 
         let before = format!("{:?}", self.manager);
@@ -186,19 +252,18 @@ impl World {
         let claim = Claim { tokens, salt: Salt(salt), use_prefix_cache, sequences: 1, longest };
         let expected = self.naive.admit(tokens, salt, use_prefix_cache);
         match (self.manager.admit(&claim, &mut Vec::new()), expected) {
-            (Ok(table), Ok((naive, cached))) => {
-                assert_eq!(table.cached() as usize, cached);
-                let mut new = Sequence {
-                    table,
-                    naive,
+            (Ok(table), Ok(naive)) => {
+                assert_eq!(table.cached() as usize, naive.cached);
+                self.groups += 1;
+                let mut story = Story {
+                    group: self.groups,
                     salt,
                     tokens: Vec::new(),
                     marks: Vec::new(),
-                    computed: cached,
-                    published: cached / self.block_size,
+                    computed: naive.cached,
                 };
-                tokens.iter().for_each(|&token| new.push(token));
-                self.sequences.push(new);
+                tokens.iter().for_each(|&token| story.push(token));
+                self.sequences.push(Sequence { table, naive, story });
             }
             (Err(short), Err(expected)) => {
                 assert_eq!(short, expected);
@@ -211,7 +276,8 @@ impl World {
     fn append(&mut self, which: usize, length: usize, token: u32) {
         let by = self.positions(length);
         let sequence = &mut self.sequences[which];
-        let (len, upto) = (sequence.tokens.len(), sequence.tokens.len() + by);
+        let len = sequence.story.tokens.len();
+        let upto = len + by;
         let before = format!("{:?} {:?} {:?}", self.manager, sequence.table, self.ops);
         let queued = self.ops.len();
 
@@ -219,12 +285,8 @@ impl World {
         let upto = u32::try_from(upto).unwrap();
         match (self.manager.append(&mut sequence.table, upto, &mut self.ops), expected) {
             (Ok(()), Ok(copy)) => {
-                let copy = copy.map(|(source, destination)| CacheOp::Copy {
-                    source: BlockId(source),
-                    destination: BlockId(destination),
-                });
                 assert_eq!(self.ops[queued..], Vec::from_iter(copy));
-                (0..by).for_each(|_| sequence.push(Token(token)));
+                (0..by).for_each(|_| sequence.story.push(Token(token)));
             }
             (Err(short), Err(expected)) => {
                 assert_eq!(short, expected);
@@ -237,18 +299,13 @@ impl World {
 
     /// Only what is computed may be forked; see `KvMemory::fork`.
     fn fork(&mut self, which: usize) {
-        let parent = &self.sequences[which];
-        if parent.computed == parent.tokens.len() {
-            let child = Sequence {
-                table: self.manager.fork(&parent.table),
-                naive: self.naive.fork(&parent.naive),
-                salt: parent.salt,
-                tokens: parent.tokens.clone(),
-                marks: parent.marks.clone(),
-                computed: parent.computed,
-                published: parent.published,
-            };
-            self.sequences.push(child);
+        let Sequence { table, naive, story } = &self.sequences[which];
+        if story.computed == story.tokens.len() {
+            self.sequences.push(Sequence {
+                table: self.manager.fork(table),
+                naive: self.naive.fork(naive),
+                story: story.clone(),
+            });
         }
     }
 
@@ -258,43 +315,132 @@ impl World {
         self.manager.free(sequence.table);
     }
 
+    /// Whether the sequence must wait. One that goes on may have lost positions that it had not computed.
+    fn await_prefix(&mut self, which: usize) -> bool {
+        let Sequence { table, naive, story } = &mut self.sequences[which];
+        let waits = self.manager.await_prefix(table);
+        assert_eq!(waits, self.naive.await_prefix(naive));
+        story.computed = story.computed.max(table.cached() as usize);
+        story.tokens.truncate(table.len() as usize);
+        story.marks.truncate(table.len() as usize);
+        waits
+    }
+
+    fn swap_out(&mut self, group: usize) {
+        let before = format!("{:?} {:?}", self.manager, self.ops);
+        let queued = self.ops.len();
+        let (leave, stay): (Vec<_>, Vec<_>) =
+            self.sequences.drain(..).partition(|sequence| sequence.story.group == group);
+        self.sequences = stay;
+        let (mut tables, mut naive, mut stories) = (Vec::new(), Vec::new(), Vec::new());
+        for Sequence { table, naive: own, story } in leave {
+            let computed = u32::try_from(story.computed).unwrap();
+            tables.push(Computed { table, computed });
+            naive.push((own, story.computed));
+            stories.push(story);
+        }
+        let oracle: Vec<_> = naive.iter().map(|(table, computed)| (table, *computed)).collect();
+        let expected = self.naive.swap_out(&oracle);
+        match (self.manager.swap_out(tables, &mut self.ops), expected) {
+            (Ok(tables), Ok((naive, ops))) => {
+                assert_eq!(self.ops[queued..], ops);
+                for story in &mut stories {
+                    story.tokens.truncate(story.computed);
+                    story.marks.truncate(story.computed);
+                }
+                self.swapped.push(Swapped { tables, naive, stories });
+            }
+            (Err((short, tables)), Err(expected)) => {
+                assert_eq!(short, expected);
+                assert_eq!(format!("{:?} {:?}", self.manager, self.ops), before);
+                let parts = tables.into_iter().zip(naive).zip(stories);
+                self.sequences.extend(parts.map(|((table, (naive, _)), story)| Sequence {
+                    table: table.table,
+                    naive,
+                    story,
+                }));
+            }
+            (got, _) => panic!("swap_out: {got:?}"),
+        }
+    }
+
+    fn swap_in(&mut self, which: usize) {
+        let before = format!("{:?} {:?}", self.manager, self.ops);
+        let queued = self.ops.len();
+        let Swapped { tables, naive, stories } = self.swapped.swap_remove(which);
+        match (self.manager.swap_in(tables, &mut self.ops), self.naive.swap_in(&naive)) {
+            (Ok(tables), Ok((naive, ops))) => {
+                assert_eq!(self.ops[queued..], ops);
+                let parts = tables.into_iter().zip(naive).zip(stories);
+                let back = |((table, naive), story)| Sequence { table, naive, story };
+                self.sequences.extend(parts.map(back));
+            }
+            (Err((short, tables)), Err(expected)) => {
+                assert_eq!(short, expected);
+                assert_eq!(format!("{:?} {:?}", self.manager, self.ops), before);
+                self.swapped.push(Swapped { tables, naive, stories });
+            }
+            (got, _) => panic!("swap_in: {got:?}"),
+        }
+    }
+
+    fn forget(&mut self, which: usize) {
+        let Swapped { tables, naive, .. } = self.swapped.swap_remove(which);
+        self.naive.forget(&naive);
+        tables.into_iter().for_each(|table| self.manager.forget_swapped(table));
+    }
+
     fn step(&mut self, pace: &[usize]) {
+        let wait: Vec<bool> =
+            (0..self.sequences.len()).map(|which| self.await_prefix(which)).collect();
         let mut batched = self.contents.clone();
         batched.execute_in_batches(&self.ops);
         self.contents.execute(&self.ops);
         assert_eq!(batched, self.contents, "the hazard rule does not suffice for {:?}", self.ops);
         self.ops.clear();
 
-        for (sequence, pace) in self.sequences.iter_mut().zip(pace.iter().cycle()) {
-            let todo = (sequence.tokens.len() - sequence.computed) * pace / 4;
-            for position in sequence.computed..sequence.computed + todo {
-                let block = sequence.naive[position / self.block_size];
-                assert_eq!(self.naive.holders(block), 1, "a row writes to a shared block");
-                self.contents.write(&sequence.naive, position, sequence.marks[position]);
+        let rows = self.sequences.iter_mut().zip(pace.iter().cycle()).zip(wait);
+        for ((sequence, pace), _) in rows.filter(|(_, waits)| !waits) {
+            let Sequence { naive, story, .. } = sequence;
+            let todo = (story.tokens.len() - story.computed) * pace / 4;
+            for position in story.computed..story.computed + todo {
+                let block = naive.blocks[position / self.block_size];
+                assert!(self.naive.may_write(naive, block), "a row writes to a block of others");
+                self.contents.write(&naive.blocks, position, story.marks[position]);
             }
-            sequence.computed += todo;
+            story.computed += todo;
         }
-        for sequence in &mut self.sequences {
-            let computed = &sequence.tokens[..sequence.computed];
-            self.manager.publish(&mut sequence.table, computed);
-            let Sequence { naive, salt, published, .. } = sequence;
-            *published = self.naive.publish(naive, *published, computed, *salt);
+        for Sequence { table, naive, story } in &mut self.sequences {
+            let computed = &story.tokens[..story.computed];
+            self.manager.publish(table, computed);
+            self.naive.publish(naive, computed);
         }
     }
 
     fn check(&self) {
         self.manager.check(&mut self.sequences.iter().map(|sequence| &sequence.table)).unwrap();
+        let swapped = self.swapped.iter().flat_map(|group| &group.tables);
+        self.manager.check_swapped(&mut swapped.clone()).unwrap();
         assert_eq!(self.manager.stats(), self.naive.stats());
         assert_eq!(self.manager.free_blocks(), self.manager.stats().free);
         // What the coming forward pass would find.
         let mut contents = self.contents.clone();
         contents.execute(&self.ops);
-        for sequence in &self.sequences {
-            let blocks: Blocks = sequence.table.blocks().iter().map(|block| block.0).collect();
-            assert_eq!(blocks, sequence.naive);
-            assert_eq!(sequence.table.len() as usize, sequence.tokens.len());
-            for (position, &mark) in sequence.marks[..sequence.computed].iter().enumerate() {
+        for Sequence { table, naive, story } in &self.sequences {
+            let blocks: Vec<u32> = table.blocks().iter().map(|block| block.0).collect();
+            assert_eq!(blocks, naive.blocks);
+            assert_eq!(table.len() as usize, story.tokens.len());
+            assert_eq!(table.cached() as usize, naive.cached);
+            for (position, &mark) in story.marks[..story.computed].iter().enumerate() {
                 assert_eq!(contents.read(&blocks, position), Some(mark), "position {position}");
+            }
+        }
+        let stories = self.swapped.iter().flat_map(|group| &group.stories);
+        for (table, story) in swapped.zip(stories) {
+            let slots: Vec<u32> = table.slots().iter().map(|slot| slot.0).collect();
+            assert_eq!(table.len() as usize, story.computed);
+            for (position, &mark) in story.marks.iter().enumerate() {
+                assert_eq!(contents.read_swapped(&slots, position), Some(mark), "swapped");
             }
         }
     }
@@ -306,11 +452,16 @@ fn play(script: &Script) {
         world.act(action);
         world.check();
     }
+    while !world.swapped.is_empty() {
+        world.forget(0);
+        world.check();
+    }
     while !world.sequences.is_empty() {
         world.free(0);
         world.check();
     }
     assert_eq!(world.manager.free_blocks(), script.capacity);
+    assert_eq!(world.manager.stats().swap_used, 0);
 }
 
 fn config(cases: u32) -> ProptestConfig {

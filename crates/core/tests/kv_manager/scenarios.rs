@@ -1,8 +1,9 @@
 //! The rules of the block manager, one at a time.
 
-use folio_core::ids::{BlockId, Salt, Token};
+use folio_core::ids::{BlockId, Salt, SwapSlot, Token};
 use folio_core::kv::{
-    BadConfig, BlockTable, Claim, Config, KvMemory, MAX_BLOCK_SIZE, MAX_CAPACITY, Manager, Short,
+    BadConfig, BlockTable, Claim, Computed, Config, KvMemory, MAX_BLOCK_SIZE, MAX_CAPACITY,
+    Manager, Short,
 };
 use folio_core::plan::CacheOp;
 
@@ -51,8 +52,8 @@ fn of_n_holders_of_a_partial_block_all_but_the_last_writer_copy_it() {
             memory.append(table, 8, &mut ops).unwrap();
         }
         assert_eq!(ops.len(), n - 1);
-        for (&CacheOp::Copy { source, destination }, table) in ops.iter().zip(&tables) {
-            assert_eq!((source, destination), (partial, table.blocks()[1]));
+        for (op, table) in ops.iter().zip(&tables) {
+            assert_eq!(*op, CacheOp::Copy { source: partial, destination: table.blocks()[1] });
         }
         assert_eq!(tables[n - 1].blocks()[1], partial);
         assert_eq!(memory.stats().used as usize, 1 + n);
@@ -137,7 +138,8 @@ fn without_prefix_caching_nothing_is_found_and_nothing_is_kept() {
 fn of_two_blocks_computed_at_once_the_first_is_found() {
     let mut memory = manager(2, 5);
     let prompt = tokens(0..3);
-    let mut twins = [0, 1].map(|_| memory.admit(&claim(&prompt), &mut Vec::new()).unwrap());
+    let alone = Claim { use_prefix_cache: false, ..claim(&prompt) };
+    let mut twins = [0, 1].map(|_| memory.admit(&alone, &mut Vec::new()).unwrap());
     for twin in &mut twins {
         memory.publish(twin, &prompt);
     }
@@ -147,6 +149,85 @@ fn of_two_blocks_computed_at_once_the_first_is_found() {
     assert_eq!(ids(&third), [0, 4]);
     free_all(&mut memory, [first, second, third]);
     assert_eq!(memory.stats().cached_free, 1);
+}
+
+/// Admits a prompt and publishes nothing.
+fn arrive(memory: &mut Manager, tokens: &[Token]) -> BlockTable {
+    memory.admit(&claim(tokens), &mut Vec::new()).unwrap()
+}
+
+#[test]
+fn of_requests_that_arrive_together_one_computes_the_common_prefix() {
+    let mut memory = manager(4, 16);
+    let prompts = [9, 8, 7].map(|last| [tokens(0..8), tokens([last; 5])].concat());
+    let [mut first, mut second, mut third] = prompts.each_ref().map(|p| arrive(&mut memory, p));
+    assert_eq!((memory.stats().used, memory.stats().held), (8, 12));
+    assert_eq!(memory.match_prefix(&prompts[1], Salt(0)), 0, "a promise is not a hit");
+    assert_eq!(memory.stats().prefix_hits, 16);
+    assert!(!memory.await_prefix(&mut first));
+    assert!(memory.await_prefix(&mut second) && memory.await_prefix(&mut third));
+
+    memory.publish(&mut first, &prompts[0][..6]);
+    assert!(memory.await_prefix(&mut second));
+    assert_eq!((second.cached(), third.cached()), (4, 0));
+    memory.publish(&mut first, &prompts[0]);
+    assert!(!memory.await_prefix(&mut second) && !memory.await_prefix(&mut third));
+    assert_eq!((second.cached(), third.cached()), (8, 8));
+    free_all(&mut memory, [first, second, third]);
+}
+
+#[test]
+fn a_promise_that_is_withdrawn_is_taken_over_by_the_first_who_asks() {
+    let mut memory = manager(4, 16);
+    let prompt = tokens(0..13);
+    let [mut owner, mut second, mut third] = [0; 3].map(|_| arrive(&mut memory, &prompt));
+    memory.publish(&mut owner, &prompt[..4]);
+    memory.free(owner);
+    memory.check(&mut [&second, &third].into_iter()).unwrap();
+    assert!(!memory.await_prefix(&mut third));
+    assert!(memory.await_prefix(&mut second));
+    assert_eq!((second.cached(), third.cached(), third.len()), (4, 4, 13));
+    memory.publish(&mut third, &prompt);
+    assert!(!memory.await_prefix(&mut second));
+    assert_eq!(second.cached(), 12);
+    free_all(&mut memory, [second, third]);
+}
+
+#[test]
+fn who_waited_for_a_withdrawn_promise_waits_for_its_successor() {
+    let mut memory = manager(4, 16);
+    let prompt = tokens(0..9);
+    let [owner, mut second] = [0; 2].map(|_| arrive(&mut memory, &prompt));
+    memory.free(owner);
+    let mut late = arrive(&mut memory, &prompt);
+    assert_ne!(ids(&second)[..2], ids(&late)[..2]);
+    assert!(memory.await_prefix(&mut second));
+    assert_eq!((second.blocks()[0], memory.stats().used), (late.blocks()[0], 5));
+    memory.publish(&mut late, &prompt);
+    assert!(!memory.await_prefix(&mut second));
+    assert_eq!((ids(&second)[..2] == ids(&late)[..2], second.cached()), (true, 8));
+    free_all(&mut memory, [second, late]);
+}
+
+/// The one that takes over could neither write to the blocks after them nor wait for them.
+#[test]
+fn a_table_that_takes_over_ends_where_another_promise_begins() {
+    let mut memory = manager(4, 16);
+    let [short, long] = [5, 17].map(|length| tokens(0..length));
+    let first = arrive(&mut memory, &short);
+    let mut second = arrive(&mut memory, &long);
+    let mut third = arrive(&mut memory, &long);
+    memory.free(first);
+    assert!(!memory.await_prefix(&mut third));
+    assert_eq!((third.len(), third.cached(), ids(&third).len()), (4, 0, 1));
+    assert!(memory.await_prefix(&mut second));
+    memory.append(&mut third, 17, &mut Vec::new()).unwrap();
+    memory.publish(&mut third, &long[..4]);
+    assert!(!memory.await_prefix(&mut second));
+    memory.publish(&mut second, &long);
+    memory.publish(&mut third, &long);
+    memory.check(&mut [&second, &third].into_iter()).unwrap();
+    free_all(&mut memory, [second, third]);
 }
 
 #[test]
@@ -200,7 +281,7 @@ fn a_cached_block_that_nobody_holds_counts_as_a_free_one() {
 #[test]
 fn the_source_of_a_copy_may_become_the_destination_of_a_later_one() {
     let mut memory = manager(2, 5);
-    let mut contents = Contents::new(2, 5);
+    let mut contents = Contents::new(2, 5, 0);
     let mut first = serve(&mut memory, &tokens([1]));
     let second = memory.fork(&first);
     let mut third = serve(&mut memory, &tokens([2]));
@@ -231,7 +312,9 @@ fn run_group(
     [prompt, longest, sequences]: [u32; 3],
     in_turns: bool,
 ) -> Result<u32, Short> {
-    let mut tables = vec![memory.admit(&claim(&tokens(0..prompt)), &mut Vec::new())?];
+    let tokens = tokens(0..prompt);
+    let mut tables = vec![memory.admit(&claim(&tokens), &mut Vec::new())?];
+    memory.publish(&mut tables[0], &tokens);
     for _ in 1..sequences {
         tables.push(memory.fork(&tables[0]));
     }
@@ -275,6 +358,60 @@ fn most_blocks_of_absurd_requests_is_absurd_and_no_overflow() {
     assert_eq!(memory.most_blocks(1, u32::MAX, 1), u32::MAX);
     assert_eq!(memory.most_blocks(7, u32::MAX, u32::MAX), u32::MAX);
     assert_eq!(memory.most_blocks(u32::MAX, 0, u32::MAX), u32::MAX);
+}
+
+#[test]
+fn a_group_comes_back_as_it_left_and_only_what_was_lost_is_moved() {
+    let mut memory = manager(4, 6).with_swap_space(4);
+    let first = serve(&mut memory, &tokens(0..10));
+    let second = memory.fork(&first);
+    let mut ops = Vec::new();
+    let group = [first, second].map(|table| Computed { table, computed: 10 });
+    let swapped = memory.swap_out(group.into(), &mut ops).unwrap();
+    let out = |source, slot| CacheOp::SwapOut { source: BlockId(source), slot: SwapSlot(slot) };
+    assert_eq!(ops, [out(0, 0), out(1, 1), out(2, 2)]);
+    assert_eq!((memory.stats().used, memory.stats().swap_used), (0, 3));
+
+    // Somebody needs a block that cached something: the end of the prefix goes first.
+    let hog = serve(&mut memory, &tokens(50..67));
+    ops.clear();
+    let (short, swapped) = memory.swap_in(swapped, &mut ops).unwrap_err();
+    assert_eq!(short, Short { need: 3, have: 1 });
+    memory.free(hog);
+    let back = memory.swap_in(swapped, &mut ops).unwrap();
+    let [CacheOp::SwapIn { slot: SwapSlot(1), .. }, CacheOp::SwapIn { slot: SwapSlot(2), .. }] =
+        ops[..]
+    else {
+        panic!("{ops:?}")
+    };
+    assert_eq!(ids(&back[0]), ids(&back[1]));
+    assert_eq!((back[0].len(), memory.stats().swap_used, memory.stats().swap_reused), (10, 0, 1));
+
+    // What was moved is found again once the step has been made.
+    assert_eq!(memory.match_prefix(&tokens(0..10), Salt(0)), 4);
+    let [mut first, second] = back.try_into().unwrap();
+    memory.publish(&mut first, &tokens(0..10));
+    assert_eq!(memory.match_prefix(&tokens(0..10), Salt(0)), 8);
+    free_all(&mut memory, [first, second]);
+    memory.check_swapped(&mut std::iter::empty()).unwrap();
+}
+
+#[test]
+fn a_group_that_the_swap_space_cannot_hold_stays() {
+    let mut memory = manager(4, 6).with_swap_space(2);
+    let table = serve(&mut memory, &tokens(0..10));
+    let mut ops = Vec::new();
+    let group = vec![Computed { table, computed: 10 }];
+    let (short, mut group) = memory.swap_out(group, &mut ops).unwrap_err();
+    assert_eq!((short, ops.len()), (Short { need: 3, have: 2 }, 0));
+    // What was not computed need not be kept.
+    group[0].computed = 8;
+    let swapped = memory.swap_out(group, &mut ops).unwrap();
+    assert_eq!((swapped[0].len(), swapped[0].slots().len(), memory.stats().used), (8, 2, 0));
+    let held = memory.check_swapped(&mut std::iter::empty()).unwrap_err();
+    assert_eq!(held, "slot 0 has 1 refs and is in 0 tables");
+    swapped.into_iter().for_each(|table| memory.forget_swapped(table));
+    memory.check_swapped(&mut std::iter::empty()).unwrap();
 }
 
 #[test]

@@ -8,9 +8,10 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 
 use folio_core::exec::{Drawn, ExecError, Executor, Score, StepOutput};
-use folio_core::ids::Token;
+use folio_core::ids::{BlockId, SwapSlot, Token};
 use folio_core::plan::{CacheOp, Draw, Row, StepPlan};
 
 /// What a position's KV is made of.
@@ -24,12 +25,23 @@ pub(crate) struct HashExecutor {
     block_size: usize,
     vocab: u32,
     slots: Vec<Option<Kv>>,
+    swapped: HashMap<SwapSlot, Vec<Option<Kv>>>,
+    /// One swapped block in so many is lost; 0 loses none.
+    pub(crate) loses_one_in: u64,
+    swap_ins: u64,
 }
 
 impl HashExecutor {
     pub(crate) fn new(block_size: u32, capacity: u32, vocab: u32) -> Self {
         let slots = vec![None; (block_size * capacity) as usize];
-        Self { block_size: block_size as usize, vocab, slots }
+        Self {
+            block_size: block_size as usize,
+            vocab,
+            slots,
+            swapped: HashMap::new(),
+            loses_one_in: 0,
+            swap_ins: 0,
+        }
     }
 
     fn slot(&self, plan: &StepPlan, row: &Row, position: usize) -> usize {
@@ -37,13 +49,38 @@ impl HashExecutor {
         block.index() * self.block_size + position % self.block_size
     }
 
-    fn run_ops(&mut self, ops: &[CacheOp]) {
+    fn run_ops(&mut self, ops: &[CacheOp], out: &mut StepOutput) {
         for &op in ops {
-            let CacheOp::Copy { source, destination } = op else { panic!("{op:?}") };
-            let from = source.index() * self.block_size;
-            let to = destination.index() * self.block_size;
-            self.slots.copy_within(from..from + self.block_size, to);
+            match op {
+                CacheOp::Copy { source, destination } => {
+                    let (from, to) = (self.block(source), self.block(destination));
+                    self.slots.copy_within(from, to.start);
+                }
+                CacheOp::SwapOut { source, slot } => {
+                    let contents = self.slots[self.block(source)].to_vec();
+                    self.swapped.insert(slot, contents);
+                }
+                CacheOp::SwapIn { slot, destination } => {
+                    let block = self.block(destination);
+                    self.swap_ins += 1;
+                    let lost =
+                        self.loses_one_in > 0 && self.swap_ins.is_multiple_of(self.loses_one_in);
+                    if lost {
+                        out.lost.push(slot);
+                        // Whatever is computed from it must not count.
+                        let rubbish = Kv { token: Token(0), state: 0 };
+                        self.slots[block].fill(Some(rubbish));
+                    } else {
+                        self.slots[block].copy_from_slice(&self.swapped[&slot]);
+                    }
+                }
+            }
         }
+    }
+
+    fn block(&self, block: BlockId) -> Range<usize> {
+        let first = block.index() * self.block_size;
+        first..first + self.block_size
     }
 
     /// The KV of a row's positions: the earlier ones from the cache as it was before the step's rows, then its own.
@@ -74,9 +111,11 @@ impl HashExecutor {
     }
 
     fn score(&self, before: Kv, token: Token, alternatives: u32) -> Score {
-        let logprob = |token: Token| -f32::from(hash(&(before, token)).to_le_bytes()[0]);
-        let top = (0..alternatives).map(|i| Token(self.below_vocab(hash(&(before, i)))));
-        Score { logprob: logprob(token), top: top.map(|t| (t, logprob(t))).collect() }
+        let logprob = |token: Token| -f32::from(hash(&(before, token)).to_le_bytes()[0]) / 64.0;
+        let mut top: Vec<_> = (0..self.vocab).map(Token).map(|t| (t, logprob(t))).collect();
+        top.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        top.truncate(alternatives as usize);
+        Score { logprob: logprob(token), top }
     }
 
     fn below_vocab(&self, hash: u64) -> u32 {
@@ -86,7 +125,7 @@ impl HashExecutor {
 
 impl Executor for HashExecutor {
     fn execute(&mut self, plan: &StepPlan, out: &mut StepOutput) -> Result<(), ExecError> {
-        self.run_ops(&plan.ops);
+        self.run_ops(&plan.ops, out);
         let mut writes = HashMap::new();
         for row in &plan.rows {
             let all = self.forward(plan, row);

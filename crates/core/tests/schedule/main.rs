@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
+mod burst;
 mod executor;
 mod faults;
 mod outputs;
 mod properties;
 mod refusals;
+mod reports;
 mod scenario;
 mod scenarios;
 mod server;

@@ -13,6 +13,7 @@ use expect_test::Expect;
 use folio_core::event::EventKind;
 use folio_core::ids::{GroupId, SeqId};
 use folio_core::kv::Config;
+use folio_core::params::Decoding;
 use folio_core::schedule::{Job, Limits};
 
 use super::server::{Server, job, wide};
@@ -40,7 +41,9 @@ impl Request {
         let (mut arrives, mut drops) = (0, None);
         for word in words {
             if let Some(n) = word.strip_prefix('x') {
-                job.params.n = n.parse().unwrap();
+                let n = n.parse().unwrap();
+                job.params.n = n;
+                job.params.decoding = Decoding::Sample { best_of: n };
             } else if let Some(step) = word.strip_prefix('@') {
                 arrives = step.parse().unwrap();
             } else if let Some(step) = word.strip_prefix("drop=") {

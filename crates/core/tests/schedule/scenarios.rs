@@ -154,8 +154,8 @@ fn a_prompt_that_starts_alike_is_not_computed_twice() {
     check(
         "cache; A 10+3; B 10+2 like=A; C 9+2 like=A @1; D 8+2 like=A @2",
         expect![[r#"
-            0   A[0..10]*  B[0..6]                          | free 10
-            1   A[10..11]*  B[6..10]*  C[8..9]*             | cached C 8; free 9
+            0   A[0..10]*                                   | free 12
+            1   A[10..11]*  B[8..10]*  C[8..9]*             | cached B 8; cached C 8; free 11
             2   A[11..12]*  B[10..11]*  C[9..10]*  D[4..8]*  | ends A; ends B; ends C; cached D 4; free 14
             3   D[8..9]*                                    | ends D; free 16
         "#]],
@@ -229,13 +229,13 @@ fn the_preempted_stand_in_front_of_those_that_wait() {
 fn a_step_that_preempts_admits_nobody() {
     // In step 1 B would fit again at once: by now it can share what A has computed.
     check(
-        "cache, blocks 5; A 8+3; B 8+3 like=A",
+        "cache, blocks 5; A 8+3; B 8+3 like=A scores",
         expect![[r#"
-        0   A[0..8]*  B[0..8]*                          | free 1
-        1   A[8..9]*                                    | preempts B; waiting B; free 2
-        2   A[9..10]*  B[8..9]*                         | ends A; free 2
-        3   B[9..10]*                                   | ends B; free 5
-    "#]],
+            0   A[0..8]*  B[0..8]*                          | scored B 7; free 1
+            1   A[8..9]*                                    | preempts B; waiting B; free 2
+            2   A[9..10]*  B[8..9]*                         | ends A; free 2
+            3   B[9..10]*                                   | ends B; free 5
+        "#]],
     );
 }
 
@@ -355,6 +355,9 @@ fn the_numbers_of_a_small_day() {
             failed: 0,
             aborted: 0,
             preemptions: 2,
+            swap_preemptions: 0,
+            swap_refusals: 0,
+            lost_slots: 0,
             prompt_tokens: 18,
             generated_tokens: 24,
             computed_tokens: 50,

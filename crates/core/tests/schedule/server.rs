@@ -10,7 +10,7 @@ use folio_core::ids::{GroupId, Salt, Tick, Token};
 use folio_core::kv::{Config, Manager};
 use folio_core::params::{Decoding, Params, Sampling};
 use folio_core::plan::StepPlan;
-use folio_core::schedule::{Job, Limits, Reject, Scheduler};
+use folio_core::schedule::{Job, Limits, PreemptionMode, Reject, Scheduler};
 
 use super::executor::HashExecutor;
 
@@ -33,6 +33,8 @@ pub(crate) struct Record {
     pub(crate) prompt_scores: Vec<Score>,
     pub(crate) choices: BTreeMap<u32, Output>,
     pub(crate) preemptions: Option<u32>,
+    pub(crate) swaps: u32,
+    pub(crate) ranks: Vec<f64>,
     pub(crate) failure: Option<Failure>,
     pub(crate) aborted: bool,
 }
@@ -60,8 +62,14 @@ impl Record {
                 output.scores.extend(drawn.score.clone());
                 output.finish = *finish;
             }
-            EventKind::Ranked { .. } => {}
-            EventKind::Ended { preemptions, .. } => {
+            EventKind::Ranked { scores } => {
+                assert!(self.choices.is_empty() && scores.is_sorted_by(|a, b| a >= b));
+                assert_eq!(scores.len(), self.n as usize);
+                self.ranks.clone_from(scores);
+            }
+            EventKind::Ended { preemptions, swaps } => {
+                assert!(swaps <= preemptions);
+                self.swaps = *swaps;
                 assert_eq!(self.choices.len(), self.n as usize);
                 assert!(self.choices.values().all(|output| output.finish.is_some()));
                 self.preemptions = Some(*preemptions);
@@ -80,14 +88,23 @@ pub(crate) struct Server {
     /// Events of the last step.
     pub(crate) events: Vec<Event>,
     pub(crate) steps: u64,
-    executor: HashExecutor,
+    pub(crate) executor: HashExecutor,
 }
 
 impl Server {
     pub(crate) fn new(limits: Limits, config: Config) -> Self {
+        Self::with_swap(limits, config, 0, PreemptionMode::Recompute)
+    }
+
+    pub(crate) fn with_swap(
+        limits: Limits,
+        config: Config,
+        slots: u32,
+        mode: PreemptionMode,
+    ) -> Self {
         let executor = HashExecutor::new(config.block_size, config.capacity, VOCAB);
-        let memory = Manager::new(config).unwrap();
-        let scheduler = Scheduler::new(limits, memory);
+        let memory = Manager::new(config).unwrap().with_swap_space(slots);
+        let scheduler = Scheduler::new(limits, memory).with_preemption(mode);
         let records = BTreeMap::new();
         let (plan, out) = (StepPlan::default(), StepOutput::default());
         Self { scheduler, limits, records, plan, out, events: Vec::new(), steps: 0, executor }
@@ -117,6 +134,15 @@ impl Server {
         self.execute();
         self.commit();
         true
+    }
+
+    /// A step that the executor did not even begin.
+    pub(crate) fn failing_step(&mut self) -> bool {
+        self.schedule();
+        if !self.plan.is_empty() {
+            self.fail();
+        }
+        !self.plan.is_empty()
     }
 
     pub(crate) fn schedule(&mut self) {
@@ -161,7 +187,8 @@ impl Server {
             assert!(self.steps <= last, "not done after {steps} steps");
         }
         assert!(self.scheduler.is_idle());
-        assert_eq!(self.scheduler.stats().kv.used, 0, "blocks have leaked");
+        let kv = self.scheduler.stats().kv;
+        assert_eq!((kv.used, kv.swap_used), (kv.pinned, 0), "blocks have leaked");
         assert!(self.records.values().all(Record::is_over));
     }
 
@@ -213,7 +240,6 @@ pub(crate) fn params(n: u32, max_tokens: Option<u32>, seed: u64) -> Params {
     Params {
         n,
         decoding: Decoding::Sample { best_of: n },
-        logprobs: None,
         max_tokens,
         eos,
         stop_tokens,

@@ -103,6 +103,13 @@ fn a_block_is_copied_in_all_layers() {
         assert_eq!(after[..3], before[..3]);
         assert_eq!(after[3], before[1]);
         assert_ne!(before[1], before[3]);
+        // The same through bytes outside the cache, which outlive the block they came from.
+        let mut bytes = vec![0; shape.block_bytes().unwrap()];
+        cache.read_block(2, &mut bytes);
+        cache.copy_block(1, 2);
+        cache.write_block(0, &bytes);
+        let moved: Vec<_> = (0..4).map(|block| all(&cache, block)).collect();
+        assert_eq!(moved, [&before[2], &before[1], &before[1], &before[1]].map(Clone::clone));
     }
 }
 
@@ -147,4 +154,10 @@ fn rows_that_share_tokens_are_refused() {
 #[should_panic(expected = "copy of block 0 to 2")]
 fn copying_beyond_the_cache_is_refused() {
     small().copy_block(0, 2);
+}
+
+#[test]
+#[should_panic(expected = "room for one block")]
+fn bytes_of_another_length_are_refused() {
+    small().write_block(1, &[0; 3]);
 }

@@ -65,7 +65,7 @@ pub(crate) fn open(folder: &std::path::Path) -> Checkpoint {
         .unwrap_or_else(|e| panic!("{folder:?}: {e}"))
 }
 
-pub(crate) fn request(setup: &Setup) -> MemoryRequest {
+pub(crate) fn request(setup: &Setup) -> MemoryRequest<'static> {
     MemoryRequest {
         dtype: setup.dtype,
         kv_dtype: setup.kv_dtype,
@@ -76,6 +76,8 @@ pub(crate) fn request(setup: &Setup) -> MemoryRequest {
         max_num_seqs: 16,
         max_num_batched_tokens: setup.batched_tokens,
         threads: setup.threads,
+        swap: None,
+        pinned_prefixes: &[],
     }
 }
 

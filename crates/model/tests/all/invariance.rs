@@ -93,7 +93,7 @@ fn halves_side_by_side() {
 }
 
 /// A row over `tokens` from `start`, with one greedy draw.
-fn single_row(tokens: &[u32], start: usize, blocks: &[BlockId]) -> StepPlan {
+pub(crate) fn single_row(tokens: &[u32], start: usize, blocks: &[BlockId]) -> StepPlan {
     StepPlan {
         rows: vec![Row {
             seq: SeqId(1),
@@ -120,7 +120,7 @@ fn single_row(tokens: &[u32], start: usize, blocks: &[BlockId]) -> StepPlan {
     }
 }
 
-fn execute(executor: &mut dyn Executor, plan: &StepPlan) -> StepOutput {
+pub(crate) fn execute(executor: &mut dyn Executor, plan: &StepPlan) -> StepOutput {
     let mut out = StepOutput::default();
     executor.execute(plan, &mut out).unwrap();
     out

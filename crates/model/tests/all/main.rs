@@ -7,6 +7,8 @@
     reason = "in a test a panic is the report, what is printed are the measured deviations, and oracles round on purpose"
 )]
 
+mod beams;
+mod block_size;
 mod driver;
 mod folder;
 mod generation;
@@ -15,6 +17,8 @@ mod hostile;
 mod invariance;
 mod memory;
 mod naive;
+mod one_truth;
 mod oracle;
 mod sample;
 mod spec;
+mod swap;

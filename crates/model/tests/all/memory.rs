@@ -1,11 +1,11 @@
 //! The memory plan: its numbers add up, and every remedy it offers works.
 
-use folio_model::{Checkpoint, Dtype, MemoryPlan, MemoryRequest, Progress};
+use folio_model::{Checkpoint, Dtype, MemoryPlan, MemoryRequest, Progress, SwapRequest};
 
 use crate::driver::{Driver, Job, Setup, cpu_runner, open, request};
 use crate::golden::{ZOO, zoo};
 
-fn roomy() -> MemoryRequest {
+fn roomy() -> MemoryRequest<'static> {
     MemoryRequest {
         block_size: None,
         max_num_seqs: 8,
@@ -60,7 +60,7 @@ fn a_given_size_is_taken_and_a_small_machine_gets_less() {
 }
 
 /// The request with one remedy applied.
-fn apply(remedy: &str, request: &MemoryRequest) -> MemoryRequest {
+fn apply<'a>(remedy: &str, request: &MemoryRequest<'a>) -> MemoryRequest<'a> {
     let (flag, value) = remedy.split_once(' ').unwrap();
     let number = || value.parse::<usize>().unwrap();
     let mut changed = *request;
@@ -72,13 +72,18 @@ fn apply(remedy: &str, request: &MemoryRequest) -> MemoryRequest {
         "--threads" => changed.threads = number(),
         "--kv-cache-memory-bytes" => changed.kv_cache_memory_bytes = value.parse().ok(),
         "--dtype" => changed.dtype = Some(Dtype::Bf16),
+        "--swap-space" => {
+            let mib: u64 = value.strip_suffix("MiB").unwrap().parse().unwrap();
+            changed.swap = changed.swap.map(|swap| SwapRequest { bytes: Some(mib << 20), ..swap });
+        }
+        "no" => changed.swap = None,
         _ => panic!("{remedy}"),
     }
     changed
 }
 
 /// What the refusal offers; each remedy is tried.
-fn remedies(checkpoint: &Checkpoint, request: &MemoryRequest) -> Vec<String> {
+fn remedies(checkpoint: &Checkpoint, request: &MemoryRequest<'_>) -> Vec<String> {
     let refusal = MemoryPlan::compute(checkpoint, request).unwrap_err();
     println!("{refusal}");
     for remedy in &refusal.remedies {
@@ -160,6 +165,63 @@ fn values_out_of_range_are_refused_by_flag() {
 }
 
 #[test]
+fn a_swap_space_in_memory_is_planned_and_one_on_disk_takes_its_staging() {
+    let checkpoint = llama();
+    let without = MemoryPlan::compute(&checkpoint, &roomy()).unwrap();
+    let block = without.kv_bytes_per_block;
+    let with = |bytes, on_disk| {
+        let swap = Some(SwapRequest { bytes, on_disk });
+        MemoryPlan::compute(&checkpoint, &MemoryRequest { swap, ..roomy() })
+    };
+    let host = with(Some(10 * block + block - 1), false).unwrap();
+    assert_eq!((host.swap_slots, host.swap_bytes), (10, 10 * block));
+    assert_eq!(host.total_bytes(), without.total_bytes() + 10 * block);
+    // Slots of a file are whole pages.
+    let page = block.next_multiple_of(4096);
+    let disk = with(Some(7 * page), true).unwrap();
+    assert_eq!((disk.swap_slots, disk.swap_bytes), (7, 7 * page));
+    assert_eq!(disk.total_bytes(), without.total_bytes() + 36 * page);
+    let default = with(None, true).unwrap();
+    assert_eq!((default.swap_slots, default.blocks), (without.blocks, without.blocks));
+    let refusal = with(Some(block - 1), false).unwrap_err();
+    assert_eq!(refusal.remedies, ["--swap-space 1MiB"]);
+}
+
+#[test]
+fn a_swap_space_too_large_for_the_machine_is_told_what_would_do() {
+    let checkpoint = llama();
+    let fixed = MemoryPlan::compute(&checkpoint, &roomy()).unwrap().total_bytes();
+    let swap = Some(SwapRequest { bytes: Some(1 << 30), on_disk: false });
+    let large = MemoryRequest { swap, available_bytes: fixed + (10 << 20), ..roomy() };
+    let offered = remedies(&checkpoint, &large);
+    assert_eq!(flags(&offered), ["--swap-space"]);
+    let short = MemoryRequest { swap, available_bytes: fixed, ..roomy() };
+    assert!(flags(&remedies(&checkpoint, &short)).iter().any(|flag| flag.ends_with("swap-space")));
+}
+
+#[test]
+fn pinned_prefixes_leave_room_for_one_full_context() {
+    let checkpoint = llama();
+    let without = MemoryPlan::compute(&checkpoint, &roomy()).unwrap();
+    // 6 full blocks of 16, and 2.
+    let pinned = MemoryRequest { pinned_prefixes: &[100, 47], ..roomy() };
+    let plan = MemoryPlan::compute(&checkpoint, &pinned).unwrap();
+    assert_eq!((plan.pinned_blocks, plan.blocks), (8, without.blocks + 8));
+    assert_eq!(plan.full_context_sequences(), without.full_context_sequences());
+    let block = plan.kv_bytes_per_block;
+    let tight = MemoryRequest { kv_cache_memory_bytes: Some(39 * block), ..pinned };
+    let offered = remedies(&checkpoint, &tight);
+    assert!(offered.contains(&format!("--kv-cache-memory-bytes {}", 40 * block)), "{offered:?}");
+    let refusal = MemoryPlan::compute(&checkpoint, &tight).unwrap_err();
+    assert!(refusal.problem.contains("beside 8 blocks of pinned prefixes"), "{refusal}");
+    let enough = MemoryRequest { kv_cache_memory_bytes: Some(40 * block), ..pinned };
+    assert_eq!(MemoryPlan::compute(&checkpoint, &enough).unwrap().full_context_sequences(), 1);
+    let long = MemoryRequest { pinned_prefixes: &[100, 512], ..roomy() };
+    let refusal = MemoryPlan::compute(&checkpoint, &long).unwrap_err();
+    assert!(refusal.problem.starts_with("a --pin-prefix of 512 tokens"), "{refusal}");
+}
+
+#[test]
 fn loading_reports_the_bytes_that_were_planned() {
     for family in ZOO {
         let checkpoint = open(&zoo(family));
@@ -167,8 +229,8 @@ fn loading_reports_the_bytes_that_were_planned() {
             let asked = MemoryRequest { dtype: Some(dtype), ..roomy() };
             let plan = MemoryPlan::compute(&checkpoint, &asked).unwrap();
             let mut seen: Vec<Progress> = Vec::new();
-            let options = folio_model::LoadOptions { isa: folio_model::Isa::detect() };
-            folio_model::load(&checkpoint, &plan, &options, &mut |p| seen.push(p)).unwrap();
+            let options = folio_model::LoadOptions { isa: folio_model::Isa::detect(), swap: None };
+            folio_model::load(&checkpoint, &plan, options, &mut |p| seen.push(p)).unwrap();
             assert!(seen.is_sorted_by_key(|p| p.done));
             let last = seen.last().unwrap();
             assert_eq!((last.done, last.total), (plan.weight_bytes, plan.weight_bytes));

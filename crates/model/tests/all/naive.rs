@@ -288,6 +288,14 @@ impl Backend for Naive {
         }
     }
 
+    fn read_block(&self, _: u32, _: &NaiveCache, _: &mut [u8]) {
+        panic!("the oracle has no swap space");
+    }
+
+    fn write_block(&self, _: u32, _: &[u8], _: &mut NaiveCache) {
+        panic!("the oracle has no swap space");
+    }
+
     fn copy_block(&self, source: u32, destination: u32, cache: &mut NaiveCache) {
         let CacheShape { layers, block_size, .. } = cache.shape;
         for layer in 0..layers {

@@ -1,0 +1,95 @@
+//! A beam step on the group's sequences: [`crate::beam`] chooses, here tables are forked, moved on and freed.
+//!
+//! A parent that is kept once keeps its table; one that is kept `k` times is forked `k - 1` times; one that is not kept gives
+//! its table back. Forks come first and frees last, so that no block that the next beams share is ever free in between. No
+//! block is copied here: the first of several that write to a half-filled last block gets its copy when it grows.
+
+use crate::beam::{self, Choice, Live};
+use crate::group::{Group, Phase, Ranking};
+use crate::kv::{BlockTable, KvMemory};
+use crate::rank::reported;
+use crate::sequence::{Sequence, count};
+
+/// Takes the step if every beam has its candidates. Returns how many tokens the live beams got; 0 means that the search
+/// is over (no sequence is left) or waits.
+pub(super) fn step<M: KvMemory>(group: &mut Group, memory: &mut M) -> u32 {
+    if group.sequences.iter().any(|seq| seq.candidates.is_empty()) {
+        return 0;
+    }
+    let choice = choose(group);
+    let parents = std::mem::take(&mut group.sequences);
+    let tokens = parents.first().map_or(0, Sequence::known) + 1 - group.origin.prompt;
+    let logprobs = group.origin.params.sampling.logprobs;
+    let Ranking::Beams(search) = &mut group.ranking else {
+        debug_assert!(false, "a beam step of a group that is none");
+        group.sequences = parents;
+        return 0;
+    };
+    for (last, finish) in choice.finished {
+        let Some(parent) = parents.get(last.parent) else { continue };
+        let mut trail = parent.trail.clone();
+        trail.push(last.token, last.logprob, reported(last.logprob, &parent.candidates, logprobs));
+        search.add(trail, finish, tokens);
+    }
+    let go_on = if search.is_over(choice.go_on.first().map(|best| best.sum), tokens) {
+        Vec::new()
+    } else {
+        choice.go_on
+    };
+    group.sequences = branches(group, parents, &go_on, memory);
+    group.phase = Phase::Decode;
+    count(&group.sequences)
+}
+
+fn choose(group: &Group) -> Choice {
+    let params = &group.origin.params;
+    let live: Vec<Live<'_>> = group
+        .sequences
+        .iter()
+        .map(|seq| Live { sum: seq.trail.sum(), candidates: &seq.candidates })
+        .collect();
+    let (width, keep) = (params.width() as usize, params.candidates() as usize);
+    beam::choose(&live, width, keep, |next| {
+        group.ends(group.sequences.get(next.parent)?.tokens(), next.token)
+    })
+}
+
+/// The next beams with their tables; all other tables of `parents` are freed.
+fn branches<M: KvMemory>(
+    group: &Group,
+    parents: Vec<Sequence>,
+    go_on: &[beam::Continuation],
+    memory: &mut M,
+) -> Vec<Sequence> {
+    let logprobs = group.origin.params.sampling.logprobs;
+    let mut uses = vec![0_u32; parents.len()];
+    for next in go_on {
+        uses[next.parent] += 1;
+    }
+    let computed: Vec<u32> = parents.iter().map(Sequence::computed).collect();
+    let (mut parents, mut tables): (Vec<Sequence>, Vec<Option<BlockTable>>) = (parents, Vec::new());
+    let candidates: Vec<_> =
+        parents.iter_mut().map(|parent| std::mem::take(&mut parent.candidates)).collect();
+    tables.extend(parents.iter_mut().map(Sequence::vacate));
+    let mut beams = Vec::with_capacity(go_on.len());
+    for (next, place) in go_on.iter().zip(0..) {
+        let at = next.parent;
+        let mut beam = parents[at].branch(group.origin.first_seq, place, next.token);
+        let score = reported(next.logprob, &candidates[at], logprobs);
+        beam.trail.push(next.token, next.logprob, score);
+        uses[at] -= 1;
+        let table = if uses[at] == 0 {
+            tables[at].take()
+        } else {
+            tables[at].as_ref().map(|table| memory.fork(table))
+        };
+        if let Some(table) = table {
+            beam.seat(table, computed[at]);
+        }
+        beams.push(beam);
+    }
+    for table in tables.into_iter().flatten() {
+        memory.free(table);
+    }
+    beams
+}
