@@ -83,7 +83,7 @@ impl Rendering {
             skip_special_tokens: common.skip_special_tokens,
             stops: Arc::from(&common.stops[..]),
             eos: Arc::from(&common.params.eos[..]),
-            with_records: common.params.logprobs.is_some(),
+            with_records: common.params.sampling.logprobs.is_some(),
         }
     }
 }
