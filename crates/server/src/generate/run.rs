@@ -8,12 +8,14 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use folio_core::exec::Score;
+use folio_core::params::Decoding;
 use folio_core::schedule::Job;
 use folio_engine::{Generation, Refused, Timing, Update};
 use serde::Serialize;
 
 use super::choice::{Choice, Finish, Piece, Rendering};
 use super::report::{Outcome, Report};
+use super::stop_rule::stop_rule;
 use crate::error::ApiError;
 use crate::state::{App, Ticket};
 
@@ -81,6 +83,10 @@ pub(crate) struct Lane {
     pub(crate) max_tokens: Option<u32>,
     pub(crate) cached_tokens: u32,
     pub(crate) preemptions: u32,
+    pub(crate) swaps: u32,
+    pub(crate) decoding: Decoding,
+    /// Whether the choices are told all at once, best first.
+    pub(crate) is_ranked: bool,
     pub(crate) timing: Timing,
     counted: bool,
 }
@@ -104,9 +110,11 @@ impl Run {
         let prompts = orders.len();
         let mut lanes = Vec::with_capacity(prompts);
         let mut index = 0;
-        for Order { job, offset } in orders {
+        for Order { mut job, offset } in orders {
             let prompt: Vec<u32> = job.prompt.iter().map(|token| token.0).collect();
+            job.stop_rule = stop_rule(&rendering, &job.params, &prompt);
             let max_tokens = job.params.max_tokens;
+            let (decoding, is_ranked) = (job.params.decoding, job.params.is_ranked());
             let choices = (0..job.params.n)
                 .map(|_| {
                     let choice = Choice::new(&rendering, index, &prompt, offset);
@@ -125,6 +133,9 @@ impl Run {
                 max_tokens,
                 cached_tokens: 0,
                 preemptions: 0,
+                swaps: 0,
+                decoding,
+                is_ranked,
                 counted: false,
             });
         }
@@ -182,6 +193,7 @@ impl Run {
                     let Some(choice) = choice else { continue };
                     if let Some(last) = choice.last_token
                         && !choice.is_finished()
+                        && !lane.is_ranked
                     {
                         self.app.metrics.inter_token(at.saturating_duration_since(last));
                     }
@@ -192,15 +204,24 @@ impl Run {
                         )
                     })?;
                 }
-                Update::Ranked { .. } => {}
-                Update::Ended { preemptions, swaps: _ } => lane.preemptions = preemptions,
+                Update::Ranked { scores } => {
+                    for (choice, score) in lane.choices.iter_mut().zip(scores) {
+                        choice.score = Some(score);
+                    }
+                }
+                Update::Ended { preemptions, swaps } => {
+                    (lane.preemptions, lane.swaps) = (preemptions, swaps);
+                }
                 Update::Failed(cause) => return Err(failed(&cause)),
             }
         }
         // A stop string ends a choice only here; when all choices have ended, dropping the generation tells the engine.
-        // Without one the engine knows, and has a last word with the number of preemptions.
+        // Without one, and where choices are ranked, the engine knows, and has a last word with the number of preemptions.
         let ended_here = |choice: &Choice| matches!(choice.finish(), Some(Finish::StopString(_)));
-        if lane.choices.iter().all(Choice::is_finished) && lane.choices.iter().any(ended_here) {
+        if !lane.is_ranked
+            && lane.choices.iter().all(Choice::is_finished)
+            && lane.choices.iter().any(ended_here)
+        {
             lane.source = None;
         }
         if lane.source.is_none() {
