@@ -1,0 +1,131 @@
+//! What is decided at start, as a user has it: prefixes that stay, a block size that is measured, flags that cannot work.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::Server;
+use serde_json::{Value, json};
+
+/// A folder that is removed when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("folio-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        text_of(&path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn text_of(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn complete(server: &Server, body: &Value) -> Value {
+    let (status, answer) = server.post("/v1/completions", body);
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// More than a small cache holds.
+fn requests() -> Vec<Value> {
+    (0..12_u64)
+        .map(|i| {
+            let prompt: Vec<u64> = (0..40 + 10 * i).map(|p| 300 + (p * p + 17 * i) % 700).collect();
+            json!({
+                "model": "folio-demo", "prompt": prompt, "n": 2, "seed": i, "max_tokens": 150,
+                "ignore_eos": true,
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn a_pinned_prefix_is_found_by_the_first_request_and_survives_a_full_cache() {
+    let folder = Folder::new("pin");
+    let text =
+        "Once upon a time there was a cat who lived in a big house with a garden. ".repeat(3);
+    let file = folder.write("prefix.txt", &text);
+    let server = Server::start(&[
+        "--pin-prefix",
+        &file,
+        "--block-size",
+        "8",
+        "--kv-cache-memory-bytes",
+        "1M",
+        "--max-model-len",
+        "512",
+    ]);
+    let prompt = format!("{text}One day the cat");
+    let cached = || {
+        let body = json!({"model": "folio-demo", "prompt": prompt, "max_tokens": 1});
+        complete(&server, &body)["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64()
+    };
+    let at_first = cached().unwrap();
+    assert!(at_first >= 40, "{at_first}");
+    for body in requests().iter().take(4) {
+        complete(&server, body);
+    }
+    assert!(cached().unwrap() >= at_first / 8 * 8);
+    server.stop();
+}
+
+#[test]
+fn flags_that_cannot_work_say_what_to_do() {
+    let folder = Folder::new("refusals");
+    let short = folder.write("short.txt", "Hi");
+    let long = folder.write("long.txt", &"cat ".repeat(600));
+    let not_text = folder.0.join("bytes");
+    std::fs::write(&not_text, [0xFF, 0xFE]).unwrap();
+    let not_text = text_of(&not_text);
+    let trace = folder.write("trace.csv", "prompt_tokens,output_tokens\n5,x\n");
+    let cases: &[(&[&str], &str)] = &[
+        (&["--preemption-mode", "swap"], "--swap-dir"),
+        (&["--preemption-mode", "swap", "--swap-space", "0"], "--swap-space"),
+        (&["--swap-dir", "/no/such/folder"], "/no/such/folder"),
+        (&["--swap-space", "lots"], "lots"),
+        (&["--swap-space", "100 bytes"], "100 bytes"),
+        (&["--swap-space", "1k"], "--swap-space 1MiB"),
+        (&["--pin-prefix", "/no/such/file"], "/no/such/file"),
+        (&["--pin-prefix", &short], "do not fill a block"),
+        (&["--pin-prefix", &long], "shorten the file"),
+        (&["--pin-prefix", &not_text], "UTF-8"),
+        (&["--pin-prefix", &short, "--no-enable-prefix-caching"], "prefix cache"),
+        (&["--block-size-lengths", "10,20"], "--block-size auto"),
+        (&["--block-size", "auto", "--block-size-lengths", "10"], "161,338"),
+        (&["--block-size", "auto", "--block-size-trace", &trace], "line 2"),
+    ];
+    for (flags, expected) in cases {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_folio"));
+        command.args(["complete", "--quick", "Hi", "--max-tokens", "1"]).args(*flags);
+        let output = command.output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{flags:?}: {said}");
+    }
+}
+
+#[test]
+fn an_automatic_block_size_serves() {
+    let said = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args(["complete", "--block-size", "auto", "--temperature", "0", "--max-tokens", "5"])
+        .args(["--quick", "Once upon a time"])
+        .output()
+        .expect("it runs");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(String::from_utf8_lossy(&said.stdout).starts_with("Once upon a time"));
+}
