@@ -66,6 +66,16 @@ impl BlockHasher {
         Chain { blocks: chain.blocks + 1, hash: self.hash(message) }
     }
 
+    /// The chain from which a salt's own blocks follow the blocks of `chain`, which all salts share. Its message is 25 bytes
+    /// and a block's is a multiple of 4, so no block can pass for it.
+    pub(super) fn branch(&self, chain: Chain, salt: Salt) -> Chain {
+        let mut message = [0; PARENT_BYTES + size_of::<u64>() + 1];
+        let (parent, rest) = message.split_at_mut(PARENT_BYTES);
+        parent.copy_from_slice(&chain.hash.0.get().to_le_bytes());
+        rest[..size_of::<u64>()].copy_from_slice(&salt.0.to_le_bytes());
+        Chain { blocks: chain.blocks, hash: self.hash(&message) }
+    }
+
     fn hash(&self, message: &[u8]) -> BlockHash {
         let hash = xxh3_128_with_seed(message, self.secret);
         BlockHash(NonZeroU128::new(hash).unwrap_or(NonZeroU128::MIN))
@@ -90,7 +100,9 @@ mod tests {
             let hasher = BlockHasher::new(secret);
             let root = hasher.root(Salt(salt));
             hashes.insert(root.hash);
-            count += 1;
+            hashes.insert(hasher.branch(root, Salt(0)).hash);
+            hashes.insert(hasher.branch(root, Salt(1)).hash);
+            count += 3;
             for first in [[1, 2], [2, 1], [0, 0]] {
                 let chain = hasher.extend(root, &tokens(&first));
                 hashes.insert(chain.hash);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::hash::{BlockHash, Chain};
 use super::pool::Label;
-use super::{Claim, Manager};
+use super::{BlockTable, Claim, Manager};
 use crate::ids::{BlockId, Salt, Token};
 
 /// The blocks at the start of a claim that somebody has, or is going to compute.
@@ -19,16 +19,24 @@ pub(super) struct Found {
     pub(super) root: Chain,
 }
 
+/// A cached block that begins as a claim goes on after its full blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    pub(super) source: BlockId,
+    /// For how many positions.
+    pub(super) alike: u32,
+}
+
 impl Manager {
     /// How many of `tokens`, from the first, are in the prefix cache now, in full blocks: a multiple of the block size, and
     /// less than their number.
     #[must_use]
     pub fn match_prefix(&self, tokens: &[Token], salt: Salt) -> u32 {
-        let Some(hasher) = self.hasher else { return 0 };
-        let ready = |chain: &Chain| self.ready(chain.hash).is_some();
-        let most = tokens.len().saturating_sub(1);
-        let chains = self.chains(hasher.root(salt), &tokens[..most]);
-        chains.take_while(ready).last().map_or(0, |chain| chain.blocks * self.block_size)
+        let most = &tokens[..tokens.len().saturating_sub(1)];
+        let Some((_, root)) = self.root(most, salt) else { return 0 };
+        let own = most.get((root.blocks * self.block_size) as usize..).unwrap_or_default();
+        let ready = self.chains(root, own).take_while(|chain| self.ready(chain.hash).is_some());
+        ready.last().unwrap_or(root).blocks * self.block_size
     }
 
     /// The block that holds these contents, if it has been computed.
@@ -42,17 +50,23 @@ impl Manager {
     ///
     /// At least one token is left over, for without computing one there are no logits.
     pub(super) fn lookup(&self, claim: &Claim<'_>) -> Option<Found> {
-        let root = self.hasher?.root(claim.salt);
-        let mut found = Found { blocks: Vec::new(), chain: root, ahead: VecDeque::new(), root };
+        let hasher = self.hasher?;
+        let (blocks, ahead) = (Vec::new(), VecDeque::new());
         if !claim.use_prefix_cache {
-            return Some(found);
+            let root = hasher.root(claim.salt);
+            return Some(Found { blocks, chain: root, ahead, root });
         }
-        found.ahead = self.chains(root, claim.tokens).map(|chain| chain.hash).collect();
-        let most = claim.tokens.len().saturating_sub(1) / self.block_size as usize;
+        let most = &claim.tokens[..claim.tokens.len().saturating_sub(1)];
+        let (mut blocks, root) = self.root(most, claim.salt)?;
+        let at = blocks.len() * self.block_size as usize;
+        let ahead = self.chains(root, &claim.tokens[at..]).map(|chain| chain.hash);
+        let mut found = Found { blocks: Vec::new(), chain: root, ahead: ahead.collect(), root };
+        let most = (most.len() - at) / self.block_size as usize;
         let known = found.ahead.iter().take(most).map_while(|&hash| self.prefix.get(hash));
-        found.blocks = known.collect();
-        let ready = |block: &&BlockId| matches!(self.pool.label(**block), Label::Ready(_));
-        let ready = found.blocks.iter().take_while(ready).count();
+        blocks.extend(known);
+        let is_ready = |block: &&BlockId| matches!(self.pool.label(**block), Label::Ready(_));
+        let ready = blocks.iter().skip(root.blocks as usize).take_while(is_ready).count();
+        found.blocks = blocks;
         for (blocks, hash) in (root.blocks + 1..).zip(found.ahead.drain(..ready)) {
             found.chain = Chain { blocks, hash };
         }
@@ -60,11 +74,68 @@ impl Manager {
     }
 
     /// The chains that end with each of the full blocks of `tokens`, which follow `chain`.
-    fn chains(&self, mut chain: Chain, tokens: &[Token]) -> impl Iterator<Item = Chain> {
+    pub(super) fn chains(&self, mut chain: Chain, tokens: &[Token]) -> impl Iterator<Item = Chain> {
         let hasher = self.hasher;
         tokens.chunks_exact(self.block_size as usize).map_while(move |tokens| {
             chain = hasher?.extend(chain, tokens);
             Some(chain)
         })
+    }
+    /// Saving fewer positions is not worth a copy.
+    fn worthwhile(&self, positions: usize) -> bool {
+        positions >= (self.block_size as usize / 4).max(1)
+    }
+
+    /// The block to copy the claim's next positions from, if nobody has the full block or is going to compute it.
+    pub(super) fn start(&self, claim: &Claim<'_>, found: &Found) -> Option<Start> {
+        if !claim.use_prefix_cache || found.blocks.len() > found.chain.blocks as usize {
+            return None;
+        }
+        // One token is left to compute here, too.
+        let most = claim.tokens.len().saturating_sub(1);
+        let next = claim.tokens[..most].get(found.blocks.len() * self.block_size as usize..)?;
+        let (source, alike) = self.most_alike(found.chain.hash, next)?;
+        let positions = u32::try_from(alike).ok()?;
+        self.worthwhile(alike).then_some(Start { source, alike: positions })
+    }
+
+    fn most_alike(&self, parent: BlockHash, tokens: &[Token]) -> Option<(BlockId, usize)> {
+        let filled = |block| match self.pool.label(block) {
+            Label::Ready(_) => self.block_size as usize,
+            Label::Partial(filled) => filled.into(),
+            Label::Blank | Label::Promised(_) => 0,
+        };
+        self.kin.most_alike(parent, tokens, filled)
+    }
+
+    /// Remembers the tokens that the table has computed since it was last told.
+    pub(super) fn note(&mut self, table: &mut BlockTable, computed: &[Token]) {
+        let block_size = self.block_size as usize;
+        while let Some(tokens) = computed.get(table.noted as usize..).filter(|t| !t.is_empty()) {
+            let (index, at) =
+                (table.noted as usize / block_size, table.noted as usize % block_size);
+            let tokens = &tokens[..tokens.len().min(block_size - at)];
+            self.kin.note(table.blocks[index], at, tokens);
+            table.noted += u32::try_from(tokens.len()).unwrap_or(self.block_size);
+        }
+    }
+
+    /// Lets others find the half-filled last block of a table that is given back, unless they can find the like of it.
+    pub(super) fn offer_tail(&mut self, table: &BlockTable) {
+        let Some(chain) = table.chain else { return };
+        let filled = table.noted.saturating_sub(chain.blocks * self.block_size) as usize;
+        let Some(&block) = table.blocks.get(chain.blocks as usize) else { return };
+        let own = self.pool.refs(block) == 1 && self.pool.label(block) == Label::Blank;
+        let Some(filled) = u8::try_from(filled).ok().filter(|_| self.worthwhile(filled)) else {
+            return;
+        };
+        if !own || u32::from(filled) >= self.block_size {
+            return;
+        }
+        let tokens = &self.kin.tokens(block)[..filled.into()];
+        if self.most_alike(chain.hash, tokens).is_none_or(|(_, alike)| alike < filled.into()) {
+            self.pool.set(block, Label::Partial(filled));
+            self.kin.adopt(chain.hash, block);
+        }
     }
 }

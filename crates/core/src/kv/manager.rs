@@ -1,30 +1,33 @@
 //! The block manager: the paper's verbs, and nothing that is not about blocks.
 //!
-//! **Operations and their hazards.** What `append`, `swap_out` and `swap_in` queue is executed before the step's forward
-//! pass, strictly in the order of the queue; meanwhile planning goes on, and blocks and slots change hands. Nothing that
-//! happens later in planning can spoil an operation:
+//! **Operations and their hazards.** What `admit`, `append`, `swap_out` and `swap_in` queue is executed before the step's
+//! forward pass, strictly in the order of the queue; meanwhile planning goes on, and blocks and slots change hands. Nothing
+//! that happens later in planning can spoil an operation:
 //!
 //! - *The source is given up* and handed out again in the same step: the shared block by its remaining holders, a block that
-//!   is swapped out by `swap_out` itself, a slot by `swap_in`. As the destination of an operation it is overwritten by one that
-//!   stands later in the queue; as a new block of a row it is overwritten in the forward pass. Both are after it was read.
+//!   is swapped out by `swap_out` itself, a slot by `swap_in`, a cached block that nobody holds
+//!   after `admit`. As the destination of an operation it is overwritten by one that stands later in the queue; as a new
+//!   block of a row it is overwritten in the forward pass. Both are after it was read.
 //! - *The destination is given up* (its sequence is preempted in the step that un-shared it) and handed out again. Whoever
 //!   gets it writes later, by the same argument, and a late write into a block that nobody holds does no harm: such a block
-//!   carries no hash, for taking it removed that, and a hash comes only from `publish`, after the step.
+//!   is blank, for taking it removed its label, and a new one comes only from what was published, after the step.
 //! - *The destination is swapped out in the same step*: its `SwapOut` stands later in the queue. So the operations of a table
 //!   that is swapped out must stay in the queue; those of a table that is freed may be cut off, if none follow.
 //! - *The last holder writes in place* without a copy: in the forward pass, when all copies of the block have been made.
 //! - *A source is read before it was written?* Only if a table is forked, published or swapped out while positions that
 //!   count as computed are still to be computed by the coming step. The rules of [`KvMemory`] forbid that.
 //!
-//! What never happens is a write to a block whose contents can be found: only full blocks are published, rows write only
-//! positions that were not computed, and `append` makes writable only positions after the last. A block that is only
+//! What never happens is a write to a block whose contents can be found: only full blocks are published, half-filled
+//! ones only when they are given up, rows write only positions that were not computed, and `append` makes writable only
+//! positions after the last. A block that is only
 //! promised is written by the table that promised it (see [`super::promise`]).
 //!
-//! When a step fails, its operations may not have been made: every table that was appended to or swapped in for it must be
-//! freed, and every table that was swapped out for it be forgotten.
+//! When a step fails, its operations may not have been made: every table that was admitted, appended to or swapped in for it
+//! must be freed, and every table that was swapped out for it be forgotten.
 
 use super::hash::{BlockHasher, Chain};
-use super::lookup::Found;
+use super::kin::Kin;
+use super::lookup::{Found, Start};
 use super::pool::{Label, Pool, Taken};
 use super::prefix::PrefixIndex;
 use super::swap::{self, SwapSpace};
@@ -50,6 +53,7 @@ fn count<T>(items: &[T]) -> u32 {
 /// | [`fork`](KvMemory::fork) | a second table over the same blocks |
 /// | [`publish`](KvMemory::publish) | full blocks become findable, once their KV has been written |
 /// | [`swap_out`](KvMemory::swap_out), [`swap_in`](KvMemory::swap_in) | a whole group leaves the device and comes back, sharing as before |
+/// | [`pin`](KvMemory::pin) | full blocks stay for good, and serve every salt |
 /// | [`free`](KvMemory::free) | the blocks go back, the last one first; those with a hash keep it until they are needed |
 ///
 /// It moves no data: copies are [`CacheOp`]s for an executor. Each verb succeeds, or returns [`Short`] having changed nothing.
@@ -101,12 +105,14 @@ pub struct Manager {
     pub(super) block_size: u32,
     pub(super) pool: Pool,
     pub(super) prefix: PrefixIndex,
+    pub(super) kin: Kin,
     /// Absent when blocks are not to be found by what they contain.
     pub(super) hasher: Option<BlockHasher>,
     prefix_queries: u64,
     prefix_hits: u64,
     evictions: u64,
     copies: u64,
+    partial_hits: u64,
     pub(super) swap: SwapSpace,
     pub(super) swapped_out: u64,
     pub(super) swapped_in: u64,
@@ -130,11 +136,13 @@ impl Manager {
             block_size,
             pool: Pool::new(capacity),
             prefix: PrefixIndex::default(),
+            kin: Kin::new(block_size, if prefix_caching { capacity } else { 0 }),
             hasher: prefix_caching.then(|| BlockHasher::new(secret)),
             prefix_queries: 0,
             prefix_hits: 0,
             evictions: 0,
             copies: 0,
+            partial_hits: 0,
             swap: SwapSpace::default(),
             swapped_out: 0,
             swapped_in: 0,
@@ -161,10 +169,13 @@ impl Manager {
     /// Takes a block that [`Self::room_for`] has promised.
     pub(super) fn take(&mut self) -> BlockId {
         let Taken { block, evicted } = self.pool.take().expect("the free blocks were counted");
-        if let Some(hash) = evicted {
-            self.prefix.forget(hash);
-            self.evictions += 1;
+        match evicted {
+            Label::Ready(hash) => self.prefix.forget(hash),
+            Label::Partial(_) => {}
+            Label::Blank | Label::Promised(_) => return block,
         }
+        self.kin.disown(block);
+        self.evictions += 1;
         block
     }
 
@@ -199,7 +210,7 @@ impl KvMemory for Manager {
         most_paged_blocks(self.block_size, prompt, longest, sequences)
     }
 
-    fn admit(&mut self, claim: &Claim<'_>, _ops: &mut Vec<CacheOp>) -> Result<BlockTable, Short> {
+    fn admit(&mut self, claim: &Claim<'_>, ops: &mut Vec<CacheOp>) -> Result<BlockTable, Short> {
         let Ok(len) = u32::try_from(claim.tokens.len()) else {
             return Err(Short { need: u32::MAX, have: self.pool.free() });
         };
@@ -207,11 +218,16 @@ impl KvMemory for Manager {
         let known = found.as_ref().map_or(&[][..], |found| &found.blocks);
         // A cached block that nobody holds is one of the free ones, and counts as taken like a new one.
         let held = known.iter().filter(|&&block| self.pool.refs(block) > 0).count();
-        let held = u32::try_from(held).unwrap_or(u32::MAX);
-        self.room_for(self.blocks_for(len) - held)?;
+        let need = self.blocks_for(len) - u32::try_from(held).unwrap_or(u32::MAX);
+        self.room_for(need)?;
+        let start = found.as_ref().and_then(|found| self.start(claim, found));
+        // The block that is copied is held meanwhile, too: without room for that it is not worth it.
+        let start = start.filter(|start| {
+            need + u32::from(self.pool.refs(start.source) == 0) <= self.pool.free()
+        });
 
         // The cached ones first, so that none of them is evicted to make a new one.
-        for &block in known {
+        for block in known.iter().copied().chain(start.map(|start| start.source)) {
             self.pool.hold(block);
         }
         let new = self.blocks_for(len) - count(known);
@@ -219,14 +235,26 @@ impl KvMemory for Manager {
         if let Some(Found { blocks, chain, ahead, root }) = found {
             table.awaited = count(&blocks);
             table.cached = chain.blocks * self.block_size;
+            table.noted = table.cached;
             (table.blocks, table.ahead) = (blocks, ahead);
             (table.chain, table.root) = (Some(chain), Some(root));
         }
+        let known = table.blocks.len();
         table.blocks.extend((0..new).map(|_| self.take()));
         self.promise_own(&table, table.awaited);
+        let mut hits = table.awaited * self.block_size;
+        if let (Some(Start { source, alike }), Some(&destination)) =
+            (start, table.blocks.get(known))
+        {
+            self.pool.release(source);
+            ops.push(CacheOp::Copy { source, destination });
+            table.cached += alike;
+            hits += alike;
+            self.partial_hits += 1;
+        }
         if table.chain.is_some() && claim.use_prefix_cache {
             self.prefix_queries += u64::from(len);
-            self.prefix_hits += u64::from(table.awaited * self.block_size);
+            self.prefix_hits += u64::from(hits);
         }
         Ok(table)
     }
@@ -251,6 +279,7 @@ impl KvMemory for Manager {
         if let (Some(source), Some(tail)) = (shared, table.blocks.last_mut()) {
             let destination = self.take();
             *tail = destination;
+            table.noted = table.noted.min(table.len - table.len % self.block_size);
             self.pool.release(source);
             ops.push(CacheOp::Copy { source, destination });
             self.copies += 1;
@@ -268,7 +297,7 @@ impl KvMemory for Manager {
         }
         let &BlockTable { ref blocks, len, cached, chain, root, .. } = table;
         let mut fork = BlockTable::from_parts(blocks.clone(), len, cached);
-        (fork.chain, fork.root) = (chain, root);
+        (fork.chain, fork.root, fork.noted) = (chain, root, table.noted);
         fork
     }
 
@@ -277,26 +306,31 @@ impl KvMemory for Manager {
         debug_assert!(computed.len() <= table.len as usize, "more was computed than there is");
         let block_size = self.block_size as usize;
         let computed = &computed[..computed.len().min(table.len as usize)];
+        self.note(table, computed);
         let done = chain.blocks as usize;
         let unpublished = computed.get(done * block_size..).unwrap_or_default();
         for (&block, tokens) in
             table.blocks[done..].iter().zip(unpublished.chunks_exact(block_size))
         {
             debug_assert!(chain.blocks >= table.awaited, "{block} was promised by another table");
+            let parent = chain.hash;
             // Whatever was promised has been hashed already.
-            let ahead = table.ahead.pop_front();
-            chain = match ahead {
+            chain = match table.ahead.pop_front() {
                 Some(hash) => Chain { blocks: chain.blocks + 1, hash },
                 None => hasher.extend(chain, tokens),
             };
             match (self.pool.label(block), self.prefix.get(chain.hash)) {
-                (Label::Promised(_), _) => self.pool.set(block, Label::Ready(chain.hash)),
+                (Label::Promised(_), _) => {
+                    self.pool.set(block, Label::Ready(chain.hash));
+                    self.kin.adopt(parent, block);
+                }
                 (Label::Blank, None) => {
                     self.pool.set(block, Label::Ready(chain.hash));
                     self.prefix.insert(chain.hash, block);
+                    self.kin.adopt(parent, block);
                 }
                 // Another sequence has computed the same, or is about to: the first is kept.
-                (Label::Blank, Some(_)) => {}
+                (Label::Blank | Label::Partial(_), _) => {}
                 // A fork has published the block.
                 (Label::Ready(own), _) => debug_assert!(own == chain.hash, "{block} changed"),
             }
@@ -306,6 +340,7 @@ impl KvMemory for Manager {
 
     fn free(&mut self, table: BlockTable) {
         self.withdraw(&table);
+        self.offer_tail(&table);
         // From the last to the first: of a cached prefix the ends are lost before the start they hang on.
         for block in table.into_blocks().into_iter().rev() {
             self.pool.release(block);
@@ -332,6 +367,10 @@ impl KvMemory for Manager {
         swap::forget(self, table);
     }
 
+    fn pin(&mut self, table: BlockTable) {
+        self.pin_published(table);
+    }
+
     fn stats(&self) -> KvStats {
         let (total, free) = (self.pool.capacity(), self.pool.free());
         KvStats {
@@ -344,13 +383,14 @@ impl KvMemory for Manager {
             prefix_hits: self.prefix_hits,
             evictions: self.evictions,
             copies: self.copies,
+            partial_hits: self.partial_hits,
             held: self.pool.held(),
+            pinned: self.pool.pinned(),
             swap_total: self.swap.total(),
             swap_used: self.swap.total() - self.swap.free(),
             swapped_out: self.swapped_out,
             swapped_in: self.swapped_in,
             swap_reused: self.swap_reused,
-            ..KvStats::default()
         }
     }
 

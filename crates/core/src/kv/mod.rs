@@ -10,6 +10,8 @@
 //! | `prefix` | from hash to block |
 //! | `lookup` | what of a claim is already there |
 //! | `promise` | one computes a common prefix, the others wait for its blocks |
+//! | `kin` | the blocks that continue one past, and their tokens |
+//! | `pin` | prefixes that are kept for good |
 //! | `table` | the blocks of one sequence, a linear type |
 //! | `swap` | blocks outside the device, with another linear type |
 //! | `manager` | the paper's verbs over all of these |
@@ -20,8 +22,10 @@ use std::fmt;
 mod check;
 mod config;
 mod hash;
+mod kin;
 mod lookup;
 mod manager;
+mod pin;
 mod pool;
 mod prefix;
 mod promise;
@@ -39,7 +43,7 @@ use crate::plan::CacheOp;
 /// The largest block there may be, in positions.
 pub const MAX_BLOCK_SIZE: u32 = 256;
 
-/// The most blocks there may be: their metadata alone takes 8 GiB.
+/// The most blocks there may be: their metadata alone takes more than 8 GiB.
 pub const MAX_CAPACITY: u32 = 1 << 28;
 
 /// Not enough free blocks (or slots of the swap space). Nothing was changed.
@@ -66,11 +70,11 @@ pub struct KvStats {
     pub total: u32,
     /// Blocks that could be handed out now.
     pub free: u32,
-    /// Those of the free blocks that still cache a prefix.
+    /// Those of the free blocks that still cache (the end of) a prefix.
     pub cached_free: u32,
-    /// Blocks that some table holds.
+    /// Blocks that some table holds, or a pin.
     pub used: u32,
-    /// Those of the used blocks that more than one table holds.
+    /// Those of the used blocks that more than one table holds, where a pin counts like a table.
     pub shared: u32,
     /// Tokens of all admitted claims for which the prefix cache was asked.
     pub prefix_queries: u64,
@@ -83,7 +87,8 @@ pub struct KvStats {
     pub copies: u64,
     /// Blocks that were copied because a cached block begins as a claim's last block does.
     pub partial_hits: u64,
-    /// Blocks that the tables hold, a block that several hold counted for each: `held - used` blocks are saved by sharing.
+    /// Blocks that tables and pins hold, a block that several hold counted for each: `held - used` blocks are saved by
+    /// sharing.
     pub held: u64,
     /// Blocks that are pinned; part of `used`.
     pub pinned: u32,
@@ -143,7 +148,7 @@ pub trait KvMemory {
     /// Positions in one block.
     fn block_size(&self) -> u32;
 
-    /// Blocks there are.
+    /// Blocks there are, pinned ones included.
     fn capacity(&self) -> u32;
 
     /// Blocks that could be handed out now, those that still cache a prefix included.
@@ -201,7 +206,7 @@ pub trait KvMemory {
     /// that were not published yet.
     fn publish(&mut self, table: &mut BlockTable, computed: &[Token]);
 
-    /// Takes a table back.
+    /// Takes a table back. Whatever of it has been published stays findable until its blocks are needed.
     fn free(&mut self, table: BlockTable);
 
     /// Moves the blocks of a whole group to the swap space: those that hold the first `computed` positions of each table,
@@ -238,6 +243,8 @@ pub trait KvMemory {
     }
 
     /// Keeps the full blocks of `table` that have been published, for as long as the memory lives, and takes the table back.
+    /// Claims of every salt find them, if the table was admitted under [`Salt::default`]. What is
+    /// pinned is lost to claims that begin otherwise, so there must be enough beside it for the largest of them.
     fn pin(&mut self, table: BlockTable) {
         self.free(table);
     }

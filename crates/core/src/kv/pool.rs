@@ -1,11 +1,11 @@
 //! Who holds which physical block, and which free block is handed out next.
 //!
 //! All metadata lies in one flat `Vec`, and the free list is threaded through it, so every operation is O(1) and none
-//! allocates. *A free block keeps its hash*: free memory is the prefix cache, and nothing is set aside for it.
+//! allocates. *A free block keeps its label*: free memory is the prefix cache, and nothing is set aside for it.
 //!
-//! **Invariants.** `refs == 0` ⇔ the block is on the free list. On the list, blocks without a hash come first, for losing
-//! one costs nothing; blocks with a hash follow, the least recently released first; all of them contain what the hash
-//! says. A block that is handed out carries no hash: its old one is returned to the caller, who must forget it.
+//! **Invariants.** `refs == 0` ⇔ the block is on the free list. On the list, blank blocks come first, for losing one costs
+//! nothing; labelled ones follow, the least recently released first; all of them contain what the label says. A block that
+//! is handed out is blank: its old label is returned to the caller, who must forget it.
 
 use super::hash::BlockHash;
 use crate::ids::BlockId;
@@ -19,15 +19,27 @@ pub(super) enum Label {
     Promised(BlockHash),
     /// It contains what the hash says.
     Ready(BlockHash),
+    /// Nobody holds it, and so many of its first positions contain something findable; see [`super::kin`].
+    Partial(u8),
+}
+
+/// A [`Label`] without its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Blank,
+    Promised,
+    Ready,
+    Partial(u8),
 }
 
 /// 32 bytes per block.
 #[derive(Clone, Copy, Debug)]
 struct Meta {
-    /// Set when the block's contents are findable; see [`super::prefix`].
+    /// Set when the block is ready or promised; see [`super::prefix`].
     hash: Option<BlockHash>,
-    /// Whether it contains what the hash says, if it has one.
-    ready: bool,
+    state: State,
+    /// Whether one of the refs is for good.
+    pinned: bool,
     /// How many tables hold the block.
     refs: u32,
     /// Neighbours on the free list; meaningless while the block is held.
@@ -37,11 +49,11 @@ struct Meta {
 
 /// A block that was taken from the free list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a taken block that is not put into a table is lost, and its old hash must be forgotten"]
+#[must_use = "a taken block that is not put into a table is lost, and its old label must be forgotten"]
 pub(super) struct Taken {
     pub(super) block: BlockId,
     /// What the block cached until now.
-    pub(super) evicted: Option<BlockHash>,
+    pub(super) evicted: Label,
 }
 
 /// The blocks' metadata and the free list.
@@ -56,6 +68,7 @@ pub(super) struct Pool {
     shared: u32,
     /// Sum of all refs.
     held: u64,
+    pinned: u32,
 }
 
 impl Pool {
@@ -63,7 +76,8 @@ impl Pool {
     pub(super) fn new(capacity: u32) -> Self {
         let meta = |index: u32| Meta {
             hash: None,
-            ready: false,
+            state: State::Blank,
+            pinned: false,
             refs: 0,
             prev: index.checked_sub(1).unwrap_or(capacity),
             next: if index == capacity { 0 } else { index + 1 },
@@ -75,6 +89,7 @@ impl Pool {
             cached_free: 0,
             shared: 0,
             held: 0,
+            pinned: 0,
         }
     }
 
@@ -102,21 +117,33 @@ impl Pool {
         self.held
     }
 
+    /// Blocks that are held for good.
+    pub(super) fn pinned(&self) -> u32 {
+        self.pinned
+    }
+
+    pub(super) fn is_pinned(&self, block: BlockId) -> bool {
+        self.meta[block.index()].pinned
+    }
+
     pub(super) fn refs(&self, block: BlockId) -> u32 {
         self.meta[block.index()].refs
     }
 
     pub(super) fn label(&self, block: BlockId) -> Label {
-        match self.meta[block.index()] {
-            Meta { hash: None, .. } => Label::Blank,
-            Meta { hash: Some(hash), ready: false, .. } => Label::Promised(hash),
-            Meta { hash: Some(hash), ready: true, .. } => Label::Ready(hash),
+        let Meta { hash, state, .. } = self.meta[block.index()];
+        match (state, hash) {
+            (State::Promised, Some(hash)) => Label::Promised(hash),
+            (State::Ready, Some(hash)) => Label::Ready(hash),
+            (State::Partial(filled), _) => Label::Partial(filled),
+            _ => Label::Blank,
         }
     }
 
     /// The hash of what the block contains, if that is findable.
     pub(super) fn hash(&self, block: BlockId) -> Option<BlockHash> {
-        self.meta[block.index()].hash.filter(|_| self.meta[block.index()].ready)
+        let Meta { hash, state, .. } = self.meta[block.index()];
+        hash.filter(|_| state == State::Ready)
     }
 
     /// Hands out the free block whose loss costs least, held once.
@@ -126,9 +153,10 @@ impl Pool {
             return None;
         }
         self.hold(block);
+        let evicted = self.label(block);
         let meta = &mut self.meta[block.index()];
-        meta.ready = false;
-        Some(Taken { block, evicted: meta.hash.take() })
+        (meta.hash, meta.state) = (None, State::Blank);
+        Some(Taken { block, evicted })
     }
 
     /// One more table holds the block; a free block leaves the free list and keeps its hash.
@@ -140,6 +168,15 @@ impl Pool {
             1 => self.unlink(block),
             2 => self.shared += 1,
             _ => {}
+        }
+    }
+
+    /// Holds a block for good, once.
+    pub(super) fn pin(&mut self, block: BlockId) {
+        if !self.is_pinned(block) {
+            self.hold(block);
+            self.meta[block.index()].pinned = true;
+            self.pinned += 1;
         }
     }
 
@@ -159,24 +196,28 @@ impl Pool {
     /// Labels a held block.
     pub(super) fn set(&mut self, block: BlockId, label: Label) {
         let meta = &mut self.meta[block.index()];
-        debug_assert!(meta.refs > 0 && !meta.ready, "block {block}: {meta:?} becomes {label:?}");
-        (meta.hash, meta.ready) = match label {
-            Label::Blank => (None, false),
-            Label::Promised(hash) => (Some(hash), false),
-            Label::Ready(hash) => (Some(hash), true),
+        debug_assert!(
+            meta.refs > 0 && !matches!(meta.state, State::Ready | State::Partial(_)),
+            "block {block}: {meta:?} becomes {label:?}"
+        );
+        (meta.hash, meta.state) = match label {
+            Label::Blank => (None, State::Blank),
+            Label::Promised(hash) => (Some(hash), State::Promised),
+            Label::Ready(hash) => (Some(hash), State::Ready),
+            Label::Partial(filled) => (None, State::Partial(filled)),
         };
     }
 
     fn unlink(&mut self, block: BlockId) {
-        let Meta { hash, prev, next, .. } = self.meta[block.index()];
+        let Meta { state, prev, next, .. } = self.meta[block.index()];
         self.meta[prev as usize].next = next;
         self.meta[next as usize].prev = prev;
         self.free -= 1;
-        self.cached_free -= u32::from(hash.is_some());
+        self.cached_free -= u32::from(state != State::Blank);
     }
 
     fn link(&mut self, block: BlockId) {
-        let cached = self.meta[block.index()].hash.is_some();
+        let cached = self.meta[block.index()].state != State::Blank;
         let anchor = self.meta[self.anchor as usize];
         let (prev, next) =
             if cached { (anchor.prev, self.anchor) } else { (self.anchor, anchor.next) };
@@ -214,13 +255,13 @@ impl Pool {
             if meta.prev != before {
                 return Err(format!("block {block} follows {before} but points to {}", meta.prev));
             }
-            if meta.hash.is_some() && !meta.ready {
+            if meta.state == State::Promised {
                 return Err(format!("block {block} is on the free list and was promised"));
             }
-            if seen_cached && meta.hash.is_none() {
+            if seen_cached && meta.state == State::Blank {
                 return Err(format!("block {block} is worth nothing but will be taken late"));
             }
-            seen_cached |= meta.hash.is_some();
+            seen_cached |= meta.state != State::Blank;
             before = block.0;
             on_list += 1;
         }
@@ -236,8 +277,13 @@ impl Pool {
         }
         for (name, counter, counted) in [
             ("free", self.free, free),
-            ("cached", self.cached_free, count(|meta| meta.refs == 0 && meta.hash.is_some())),
+            (
+                "cached",
+                self.cached_free,
+                count(|meta| meta.refs == 0 && meta.state != State::Blank),
+            ),
             ("shared", self.shared, count(|meta| meta.refs > 1)),
+            ("pinned", self.pinned, count(|meta| meta.pinned)),
         ] {
             if counter as usize != counted {
                 return Err(format!("{counter} {name} blocks were counted, there are {counted}"));
@@ -270,7 +316,7 @@ mod tests {
     fn held(capacity: u32, cached: &[u32]) -> Pool {
         let mut pool = Pool::new(capacity);
         for index in 0..capacity {
-            assert_eq!(pool.take(), Some(Taken { block: BlockId(index), evicted: None }));
+            assert_eq!(pool.take(), Some(Taken { block: BlockId(index), evicted: Label::Blank }));
         }
         for &index in cached {
             pool.set(BlockId(index), Label::Ready(hash(index.into())));
@@ -291,8 +337,11 @@ mod tests {
         let taken: Vec<_> = std::iter::from_fn(|| pool.take())
             .map(|Taken { block, evicted }| (block.0, evicted))
             .collect();
-        let evicted = |index: u32| (index, Some(hash(index.into())));
-        assert_eq!(taken, [(5, None), (0, None), evicted(4), evicted(1), evicted(2)]);
+        let evicted = |index: u32| (index, Label::Ready(hash(index.into())));
+        assert_eq!(
+            taken,
+            [(5, Label::Blank), (0, Label::Blank), evicted(4), evicted(1), evicted(2)]
+        );
         assert_eq!(pool.hash(BlockId(4)), None);
     }
 
@@ -334,19 +383,20 @@ mod tests {
     #[test]
     fn a_damaged_pool_is_reported() {
         type Damage = fn(&mut Pool);
-        let damages: [(Damage, &str); 10] = [
+        let damages: [(Damage, &str); 11] = [
             (|pool| pool.meta[1].refs = 1, "block 1 is on the free list and has 1 refs"),
             (|pool| pool.meta[0].refs = 0, "5 blocks are free but 4 are on the free list"),
             (|pool| pool.meta[2].prev = 4, "block 2 follows 1 but points to 4"),
             (|pool| pool.meta[4].next = 1, "block 1 follows 4 but points to 5"),
             (|pool| pool.meta[5].prev = 1, "the free list ends with 4 but the anchor says 1"),
-            (|pool| pool.meta[4].ready = false, "block 4 is on the free list and was promised"),
             (
-                |pool| (pool.meta[1].hash, pool.meta[1].ready) = (Some(hash(1)), true),
-                "block 2 is worth nothing but",
+                |pool| pool.meta[4].state = State::Promised,
+                "block 4 is on the free list and was promised",
             ),
+            (|pool| pool.meta[1].state = State::Partial(1), "block 2 is worth nothing but"),
             (|pool| pool.cached_free = 2, "2 cached blocks were counted, there are 1"),
             (|pool| pool.shared = 1, "1 shared blocks were counted, there are 0"),
+            (|pool| pool.pinned = 1, "1 pinned blocks were counted, there are 0"),
             (|pool| pool.held = 2, "2 refs were counted, there are 1"),
         ];
         for (damage, report) in damages {

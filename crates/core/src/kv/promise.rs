@@ -56,11 +56,11 @@ impl Manager {
                 (Label::Ready(_), _) => self.arrive(table, hash),
                 (Label::Promised(_), _) => return true,
                 // The promise was withdrawn, and somebody has made it anew or fulfilled it with another block.
-                (Label::Blank, Some(other)) => {
+                (Label::Blank | Label::Partial(_), Some(other)) => {
                     self.pool.hold(other);
                     self.pool.release(table.replace(table.published() as usize, other));
                 }
-                (Label::Blank, None) => {
+                (Label::Blank | Label::Partial(_), None) => {
                     self.take_over(table);
                     return false;
                 }
@@ -75,6 +75,7 @@ impl Manager {
         table.chain = Some(Chain { blocks, hash });
         table.ahead.pop_front();
         table.cached = blocks * self.block_size;
+        table.noted = table.cached;
     }
 
     /// Promises all that was awaited. Where that is not possible, because a block further on is ready already or promised by
@@ -83,7 +84,7 @@ impl Manager {
         let start = table.published();
         let awaited = (start..table.awaited).zip(table.expected(start)).collect::<Vec<_>>();
         for (index, (block, hash)) in awaited {
-            if self.pool.label(block) != Label::Blank || self.prefix.get(hash).is_some() {
+            if self.prefix.get(hash).is_some() {
                 self.cut(table, index);
                 break;
             }

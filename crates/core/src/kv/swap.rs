@@ -216,6 +216,7 @@ fn rebuild(manager: &Manager, table: &SwappedTable, blocks: Vec<BlockId>) -> Blo
     let &SwappedTable { len, cached, root, .. } = table;
     let mut back = BlockTable::from_parts(blocks, len, cached);
     (back.chain, back.root) = (chain, root);
+    back.noted = back.published() * manager.block_size;
     back
 }
 

@@ -29,6 +29,8 @@ pub struct BlockTable {
     pub(super) ahead: VecDeque<BlockHash>,
     /// The blocks between the chain and this one are computed by other tables; see [`super::promise`].
     pub(super) awaited: u32,
+    /// The tokens of positions `0..noted` are remembered with their blocks; see [`super::kin`].
+    pub(super) noted: u32,
 }
 
 impl BlockTable {
@@ -63,7 +65,16 @@ impl BlockTable {
     #[must_use]
     pub fn from_parts(blocks: Vec<BlockId>, len: u32, cached: u32) -> Self {
         debug_assert!(cached <= len, "{cached} positions are cached of {len}");
-        Self { blocks, len, cached, chain: None, root: None, ahead: VecDeque::new(), awaited: 0 }
+        Self {
+            blocks,
+            len,
+            cached,
+            chain: None,
+            root: None,
+            ahead: VecDeque::new(),
+            awaited: 0,
+            noted: 0,
+        }
     }
 
     /// Adds blocks at the end and makes `len` positions usable; `len` never shrinks.

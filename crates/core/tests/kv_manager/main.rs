@@ -14,106 +14,12 @@ use proptest::test_runner::FileFailurePersistence;
 mod contents;
 mod naive;
 mod scenarios;
+mod script;
+mod sharing;
 
 use contents::{Contents, Mark, mark};
 use naive::Naive;
-
-/// Lengths are in 64ths of a block, so that one script suits every block size.
-#[derive(Clone, Debug)]
-enum Action {
-    /// One after the other, in the same step.
-    Admit {
-        stream: u32,
-        lengths: Vec<usize>,
-        last: u32,
-        salt: u64,
-        use_prefix_cache: bool,
-    },
-    Append {
-        which: Index,
-        length: usize,
-        token: u32,
-    },
-    Fork {
-        which: Index,
-    },
-    Free {
-        which: Index,
-    },
-    Await {
-        which: Index,
-    },
-    /// A sequence and all its forks.
-    SwapOut {
-        which: Index,
-    },
-    SwapIn {
-        which: Index,
-    },
-    Forget {
-        which: Index,
-    },
-    /// Executes what was planned; a sequence computes `pace` quarters of what it has left to do.
-    Step {
-        pace: Vec<usize>,
-    },
-}
-
-#[derive(Clone, Debug)]
-struct Script {
-    block_size: u32,
-    capacity: u32,
-    swap_slots: u32,
-    prefix_caching: bool,
-    secret: u64,
-    actions: Vec<Action>,
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    let which = any::<Index>;
-    let lengths = prop_oneof![
-        2 => prop::collection::vec(0..=256usize, 1),
-        1 => prop::collection::vec(0..=256usize, 2..5),
-    ];
-    let salt = prop_oneof![5 => Just(0), 1 => Just(1u64)];
-    let admit = (0..2u32, lengths, 0..2u32, salt, prop::bool::weighted(0.85)).prop_map(
-        |(stream, lengths, last, salt, use_prefix_cache)| Action::Admit {
-            stream,
-            lengths,
-            last,
-            salt,
-            use_prefix_cache,
-        },
-    );
-    let append = (which(), prop_oneof![3 => Just(0), 1 => 0..=128usize], 0..2u32)
-        .prop_map(|(which, length, token)| Action::Append { which, length, token });
-    let pace = prop_oneof![Just(vec![4]), prop::collection::vec(0..=4usize, 1..4)];
-    prop_oneof![
-        4 => admit,
-        6 => append,
-        2 => which().prop_map(|which| Action::Fork { which }),
-        2 => which().prop_map(|which| Action::Free { which }),
-        2 => which().prop_map(|which| Action::Await { which }),
-        1 => which().prop_map(|which| Action::SwapOut { which }),
-        2 => which().prop_map(|which| Action::SwapIn { which }),
-        1 => which().prop_map(|which| Action::Forget { which }),
-        5 => pace.prop_map(|pace| Action::Step { pace }),
-    ]
-}
-
-fn script(block_size: impl Strategy<Value = u32>) -> impl Strategy<Value = Script> {
-    (
-        block_size,
-        1..=24u32,
-        0..=12u32,
-        prop::bool::weighted(0.8),
-        any::<u64>(),
-        prop::collection::vec(action(), 1..80),
-    )
-        .prop_map(|(block_size, capacity, swap_slots, prefix_caching, secret, actions)| {
-            Script { block_size, capacity, swap_slots, prefix_caching, secret, actions }
-        })
-}
+use script::{Action, Script, script};
 
 /// What a sequence is, wherever its blocks are.
 #[derive(Clone)]
@@ -121,6 +27,8 @@ struct Story {
     /// Which sequences are forks of each other.
     group: usize,
     salt: u64,
+    /// How many positions at the start are pinned for every salt.
+    pinned: usize,
     tokens: Vec<Token>,
     /// What each position must contain once computed.
     marks: Vec<Mark>,
@@ -130,7 +38,14 @@ struct Story {
 
 impl Story {
     fn push(&mut self, token: Token) {
-        let before = self.marks.last().copied().unwrap_or(self.salt);
+        let before = match self.marks.last() {
+            None if self.pinned > 0 => 0,
+            None => self.salt,
+            Some(&last) if self.marks.len() == self.pinned => {
+                mark(last, Token(u32::MAX)) ^ self.salt
+            }
+            Some(&last) => last,
+        };
         self.marks.push(mark(before, token));
         self.tokens.push(token);
     }
@@ -159,6 +74,7 @@ struct World {
     sequences: Vec<Sequence>,
     swapped: Vec<Swapped>,
     groups: usize,
+    pins: usize,
 }
 
 /// One of `items`, if there are any.
@@ -180,6 +96,7 @@ impl World {
             sequences: Vec::new(),
             swapped: Vec::new(),
             groups: 0,
+            pins: 0,
         }
     }
 
@@ -226,6 +143,11 @@ impl World {
                     self.forget(which);
                 }
             }
+            Action::Pin { which } => {
+                if let Some(which) = pick(which, &self.sequences) {
+                    self.pin(which);
+                }
+            }
             Action::Step { pace } => self.step(pace),
         }
     }
@@ -247,17 +169,20 @@ impl World {
         assert_eq!(matched, self.naive.match_prefix(tokens, salt).1 * self.block_size);
         assert!(matched < tokens.len(), "nothing is left to compute");
 
-        let before = format!("{:?}", self.manager);
+        let before = format!("{:?} {:?}", self.manager, self.ops);
+        let queued = self.ops.len();
         let longest = u32::MAX;
         let claim = Claim { tokens, salt: Salt(salt), use_prefix_cache, sequences: 1, longest };
         let expected = self.naive.admit(tokens, salt, use_prefix_cache);
-        match (self.manager.admit(&claim, &mut Vec::new()), expected) {
-            (Ok(table), Ok(naive)) => {
+        match (self.manager.admit(&claim, &mut self.ops), expected) {
+            (Ok(table), Ok((naive, copy))) => {
+                assert_eq!(self.ops[queued..], Vec::from_iter(copy));
                 assert_eq!(table.cached() as usize, naive.cached);
                 self.groups += 1;
                 let mut story = Story {
                     group: self.groups,
                     salt,
+                    pinned: naive.cache.1 * self.block_size,
                     tokens: Vec::new(),
                     marks: Vec::new(),
                     computed: naive.cached,
@@ -267,7 +192,8 @@ impl World {
             }
             (Err(short), Err(expected)) => {
                 assert_eq!(short, expected);
-                assert_eq!(format!("{:?}", self.manager), before, "Short, but something changed");
+                let after = format!("{:?} {:?}", self.manager, self.ops);
+                assert_eq!(after, before, "Short, but something changed");
             }
             (got, expected) => panic!("admit: {got:?}, expected {expected:?}"),
         }
@@ -313,6 +239,15 @@ impl World {
         let sequence = self.sequences.swap_remove(which);
         self.naive.free(&sequence.naive);
         self.manager.free(sequence.table);
+    }
+
+    fn pin(&mut self, which: usize) {
+        if self.pins < 2 && self.sequences[which].story.salt == 0 {
+            self.pins += 1;
+            let sequence = self.sequences.swap_remove(which);
+            self.naive.pin(&sequence.naive);
+            self.manager.pin(sequence.table);
+        }
     }
 
     /// Whether the sequence must wait. One that goes on may have lost positions that it had not computed.
@@ -460,7 +395,7 @@ fn play(script: &Script) {
         world.free(0);
         world.check();
     }
-    assert_eq!(world.manager.free_blocks(), script.capacity);
+    assert_eq!(world.manager.free_blocks(), script.capacity - world.manager.stats().pinned);
     assert_eq!(world.manager.stats().swap_used, 0);
 }
 

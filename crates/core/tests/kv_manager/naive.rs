@@ -1,15 +1,21 @@
 //! The block manager as one would explain it: searched lists and maps of whole token sequences instead of linked lists,
 //! hashes and counters. It decides the same things, down to which block is handed out next.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use folio_core::ids::{BlockId, SwapSlot, Token};
+use folio_core::ids::{BlockId, Token};
 use folio_core::kv::{KvStats, Short};
 use folio_core::plan::CacheOp;
 
-/// A full block's contents: which cache it belongs to, and all tokens from the first of the sequence to its own last.
-type Past = (u64, Vec<Token>);
+mod swap;
+
+/// A salt, and how many pinned blocks of everybody's stand before what is its own.
+type Cache = (u64, usize);
+
+/// A block's contents: which cache it belongs to, and all tokens from the first of the sequence to its own last.
+type Past = (Cache, Vec<Token>);
 
 /// What a block is findable by.
 #[derive(Clone)]
@@ -17,6 +23,8 @@ struct Label {
     past: Past,
     /// Which table is going to compute it, while it has not.
     promised_by: Option<usize>,
+    /// Greater for what became findable later.
+    since: usize,
 }
 
 /// A block table.
@@ -27,13 +35,15 @@ pub(crate) struct Table {
     /// Physical blocks in order of position.
     pub(crate) blocks: Vec<u32>,
     pub(crate) cached: usize,
-    salt: u64,
+    pub(crate) cache: Cache,
     /// Each block is offered once: what was a duplicate then stays unknown, even when the original is lost.
     offered: usize,
     /// The claim, when others may compute some of it.
     claim: Vec<Token>,
     /// Up to which block others do.
     awaited: usize,
+    /// What it has computed, as far as it counts if the table is given back.
+    known: Vec<Token>,
 }
 
 /// A table in the swap space.
@@ -41,7 +51,8 @@ pub(crate) struct Swapped {
     /// The slots, and what was findable of them.
     pub(crate) slots: Vec<(u32, Option<Past>)>,
     cached: usize,
-    salt: u64,
+    cache: Cache,
+    known: Vec<Token>,
 }
 
 pub(crate) struct Naive {
@@ -53,6 +64,8 @@ pub(crate) struct Naive {
     holders: BTreeMap<u32, u32>,
     labels: BTreeMap<u32, Label>,
     tables: usize,
+    labelled: usize,
+    pinned: Vec<u32>,
     /// The one to be taken next is the last.
     free_slots: Vec<u32>,
     pub(crate) stats: KvStats,
@@ -72,6 +85,8 @@ impl Naive {
             holders: BTreeMap::new(),
             labels: BTreeMap::new(),
             tables: 0,
+            labelled: 0,
+            pinned: Vec::new(),
             free_slots: (0..swap_slots).rev().collect(),
             stats,
         }
@@ -85,24 +100,37 @@ impl Naive {
             used: count(self.holders.len()),
             shared: count(self.holders.values().filter(|&&tables| tables > 1).count()),
             held: self.holders.values().map(|&tables| u64::from(tables)).sum(),
+            pinned: count(self.pinned.len()),
             swap_used: self.stats.swap_total - count(self.free_slots.len()),
             ..self.stats
         }
+    }
+
+    /// The cache in which a claim looks.
+    fn cache(&self, tokens: &[Token], salt: u64) -> Cache {
+        let most = tokens.len().saturating_sub(1) / self.block_size;
+        let is_pinned = |index: &usize| {
+            let block = self.find(&self.past((0, 0), tokens, *index));
+            block.is_some_and(|block| self.pinned.contains(&block))
+        };
+        (salt, if salt == 0 { 0 } else { (0..most).take_while(is_pinned).count() })
     }
 
     /// The blocks of which all but the last token of `tokens` is made, and how many of them are ready.
     pub(crate) fn match_prefix(&self, tokens: &[Token], salt: u64) -> (Vec<u32>, usize) {
         // One token is always left to compute.
         let full = tokens.len().saturating_sub(1) / self.block_size;
-        let find = |index| self.find(&self.past(salt, tokens, index));
+        let cache = self.cache(tokens, salt);
+        let find = |index| self.find(&self.past(cache, tokens, index));
         let blocks: Vec<u32> = (0..full).map_while(find).collect();
         let ready = blocks.iter().take_while(|&&block| self.is_ready(block)).count();
         (blocks, ready)
     }
 
     /// The contents of the block at `index`.
-    fn past(&self, salt: u64, tokens: &[Token], index: usize) -> Past {
-        (salt, tokens[..(index + 1) * self.block_size].to_vec())
+    fn past(&self, cache: Cache, tokens: &[Token], index: usize) -> Past {
+        let cache = if index < cache.1 { (0, 0) } else { cache };
+        (cache, tokens[..(index + 1) * self.block_size].to_vec())
     }
 
     fn find(&self, past: &Past) -> Option<u32> {
@@ -113,10 +141,49 @@ impl Naive {
         self.labels.get(&block).is_some_and(|label| label.promised_by.is_none())
     }
 
-    fn new_table(&mut self, salt: u64) -> Table {
+    fn new_table(&mut self, cache: Cache) -> Table {
         self.tables += 1;
-        let (id, blocks, claim) = (self.tables, Vec::new(), Vec::new());
-        Table { id, blocks, cached: 0, salt, offered: 0, claim, awaited: 0 }
+        let id = self.tables;
+        let (blocks, claim, known) = (Vec::new(), Vec::new(), Vec::new());
+        Table { id, blocks, cached: 0, cache, offered: 0, claim, awaited: 0, known }
+    }
+
+    /// The block after `past` that begins most like `next`, and for how many tokens.
+    fn most_alike(&self, past: &Past, next: &[Token]) -> Option<(u32, usize)> {
+        let own = past.1.len()..past.1.len() + self.block_size + 1;
+        let follows = |label: &Label| {
+            label.promised_by.is_none()
+                && label.past.0 == past.0
+                && own.contains(&label.past.1.len())
+                && label.past.1.len() > past.1.len()
+                && label.past.1.starts_with(&past.1)
+        };
+        let mut all: Vec<_> = self.labels.iter().filter(|(_, label)| follows(label)).collect();
+        all.sort_by_key(|(_, label)| Reverse(label.since));
+        all.truncate(8);
+        let alike = |label: &Label| {
+            let own = &label.past.1[past.1.len()..];
+            own.iter().zip(next).take_while(|(own, next)| own == next).count()
+        };
+        // The first of equals.
+        all.into_iter().map(|(&block, label)| (block, alike(label))).rev().max_by_key(|&(_, m)| m)
+    }
+
+    fn worthwhile(&self, positions: usize) -> bool {
+        positions >= 1 && positions >= self.block_size / 4
+    }
+
+    /// The copy to make for a claim of which the first blocks are `found`.
+    fn start(&self, tokens: &[Token], cache: Cache, found: usize) -> Option<(u32, usize)> {
+        let at = found * self.block_size;
+        let next = tokens[..tokens.len() - 1].get(at..)?;
+        let (source, alike) = self.most_alike(&(cache, tokens[..at].to_vec()), next)?;
+        self.worthwhile(alike).then_some((source, alike))
+    }
+
+    fn label(&mut self, block: u32, past: Past) {
+        self.labelled += 1;
+        self.labels.insert(block, Label { past, promised_by: None, since: self.labelled });
     }
 
     pub(crate) fn admit(
@@ -124,35 +191,53 @@ impl Naive {
         tokens: &[Token],
         salt: u64,
         use_cache: bool,
-    ) -> Result<Table, Short> {
+    ) -> Result<(Table, Option<CacheOp>), Short> {
         let use_cache = use_cache && self.caching;
+        let cache = if use_cache { self.cache(tokens, salt) } else { (salt, 0) };
         let (found, ready) =
             if use_cache { self.match_prefix(tokens, salt) } else { (Vec::new(), 0) };
         let total = tokens.len().div_ceil(self.block_size);
         let held = found.iter().filter(|block| self.holders.contains_key(block)).count();
         self.room_for(total - held)?;
+        let start =
+            if use_cache && found.len() == ready { self.start(tokens, cache, ready) } else { None };
+        let start = start.filter(|(source, _)| {
+            let more = usize::from(!self.holders.contains_key(source));
+            self.room_for(total - held + more).is_ok()
+        });
         found.iter().for_each(|&block| self.hold(block));
-        let mut table = self.new_table(salt);
+        start.iter().for_each(|&(block, _)| self.hold(block));
+        let mut table = self.new_table(cache);
         table.awaited = found.len();
         table.offered = ready;
         table.cached = ready * self.block_size;
         table.blocks = found;
         table.blocks.extend((table.awaited..total).map(|_| self.take()));
+        let mut copy = None;
         if use_cache {
             table.claim = tokens.to_vec();
+            table.known = tokens[..table.cached].to_vec();
             self.promise(&table, table.awaited..tokens.len() / self.block_size);
             self.stats.prefix_queries += tokens.len() as u64;
             self.stats.prefix_hits += (table.awaited * self.block_size) as u64;
+            if let Some((source, alike)) = start {
+                self.release(source);
+                let [source, destination] = [source, table.blocks[ready]].map(BlockId);
+                copy = Some(CacheOp::Copy { source, destination });
+                table.cached += alike;
+                self.stats.prefix_hits += alike as u64;
+                self.stats.partial_hits += 1;
+            }
         }
-        Ok(table)
+        Ok((table, copy))
     }
 
     /// Promises blocks of the table whose like nobody has.
     fn promise(&mut self, table: &Table, blocks: Range<usize>) {
         for index in blocks {
-            let past = self.past(table.salt, &table.claim, index);
+            let past = self.past(table.cache, &table.claim, index);
             if self.find(&past).is_none() {
-                let label = Label { past, promised_by: Some(table.id) };
+                let label = Label { past, promised_by: Some(table.id), since: 0 };
                 self.labels.insert(table.blocks[index], label);
             }
         }
@@ -162,10 +247,11 @@ impl Naive {
         while table.offered < table.awaited {
             let index = table.offered;
             let block = table.blocks[index];
-            let past = self.past(table.salt, &table.claim, index);
+            let past = self.past(table.cache, &table.claim, index);
             if self.is_ready(block) {
                 table.offered += 1;
                 table.cached = table.offered * self.block_size;
+                table.known = table.claim[..table.cached].to_vec();
             } else if self.labels.contains_key(&block) {
                 return true;
             } else if let Some(other) = self.find(&past) {
@@ -183,7 +269,7 @@ impl Naive {
     fn take_over(&mut self, table: &mut Table) {
         let start = table.offered;
         let hindered = |&index: &usize| {
-            let past = self.past(table.salt, &table.claim, index);
+            let past = self.past(table.cache, &table.claim, index);
             self.labels.contains_key(&table.blocks[index]) || self.find(&past).is_some()
         };
         let hindrance = (start..table.awaited).find(hindered);
@@ -226,6 +312,7 @@ impl Naive {
             let destination = self.take();
             blocks.pop();
             blocks.push(destination);
+            table.known.truncate(len / self.block_size * self.block_size);
             *self.holders.get_mut(&source).unwrap() -= 1;
             self.stats.copies += 1;
             CacheOp::Copy { source: BlockId(source), destination: BlockId(destination) }
@@ -237,7 +324,7 @@ impl Naive {
     pub(crate) fn fork(&mut self, table: &Table) -> Table {
         table.blocks.iter().for_each(|&block| self.hold(block));
         let mut fork = table.clone();
-        fork.id = self.new_table(table.salt).id;
+        fork.id = self.new_table(table.cache).id;
         fork
     }
 
@@ -245,115 +332,50 @@ impl Naive {
     pub(crate) fn publish(&mut self, table: &mut Table, computed: &[Token]) {
         let full = computed.len() / self.block_size;
         for index in table.offered..full {
-            let (block, past) = (table.blocks[index], self.past(table.salt, computed, index));
+            let (block, past) = (table.blocks[index], self.past(table.cache, computed, index));
             let label = self.labels.get(&block);
             let own = label.is_some_and(|label| label.promised_by == Some(table.id));
             if self.caching && (own || self.find(&past).is_none()) {
-                self.labels.insert(block, Label { past, promised_by: None });
+                self.label(block, past);
             }
         }
         table.offered = full;
+        if self.caching && table.known.len() < computed.len() {
+            table.known = computed.to_vec();
+        }
+    }
+
+    /// The half-filled block at the end of what is known, unless the like of it can be found.
+    fn offer_tail(&mut self, table: &Table) {
+        let at = table.offered * self.block_size;
+        let Some(&block) = table.blocks.get(table.offered) else { return };
+        let Some(tail) = table.known.get(at..) else { return };
+        let own = self.holders[&block] == 1 && !self.labels.contains_key(&block);
+        if own && tail.len() < self.block_size && self.worthwhile(tail.len()) {
+            let past = (table.cache, table.known[..at].to_vec());
+            if self.most_alike(&past, tail).is_none_or(|(_, alike)| alike < tail.len()) {
+                self.label(block, (table.cache, table.known.clone()));
+            }
+        }
     }
 
     pub(crate) fn free(&mut self, table: &Table) {
         self.labels.retain(|_, label| label.promised_by != Some(table.id));
+        self.offer_tail(table);
         table.blocks.iter().rev().for_each(|&block| self.release(block));
     }
 
-    /// All tables of a group, with how many positions are computed; and the moves to make.
-    pub(crate) fn swap_out(
-        &mut self,
-        tables: &[(&Table, usize)],
-    ) -> Result<(Vec<Swapped>, Vec<CacheOp>), Short> {
-        let moved =
-            tables.iter().map(|(table, len)| &table.blocks[..len.div_ceil(self.block_size)]);
-        let mut distinct: Vec<u32> = Vec::new();
-        for &block in moved.clone().flatten() {
-            if !distinct.contains(&block) {
-                distinct.push(block);
-            }
-        }
-        let [need, have] = [&distinct, &self.free_slots].map(|list| count(list.len()));
-        if need > have {
-            return Err(Short { need, have });
-        }
-        let slots: Vec<u32> = distinct.iter().map(|_| self.free_slots.pop().unwrap()).collect();
-        self.stats.swapped_out += slots.len() as u64;
-        let slot = |block: &u32| {
-            let at = distinct.iter().position(|distinct| distinct == block).unwrap();
-            let label = self.labels.get(block).filter(|label| label.promised_by.is_none());
-            (slots[at], label.map(|label| label.past.clone()))
-        };
-        let swapped = moved.zip(tables).map(|(blocks, (table, len))| Swapped {
-            slots: blocks.iter().map(slot).collect(),
-            cached: table.cached.min(*len),
-            salt: table.salt,
-        });
-        let swapped = swapped.collect();
-        let op =
-            |(&source, &slot)| CacheOp::SwapOut { source: BlockId(source), slot: SwapSlot(slot) };
-        let ops = distinct.iter().zip(&slots).map(op).collect();
-        tables.iter().for_each(|(table, _)| self.free(table));
-        Ok((swapped, ops))
-    }
-
-    pub(crate) fn swap_in(
-        &mut self,
-        tables: &[Swapped],
-    ) -> Result<(Vec<Table>, Vec<CacheOp>), Short> {
-        let mut blocks: BTreeMap<u32, Option<u32>> = BTreeMap::new();
-        for (slot, past) in tables.iter().flat_map(|table| &table.slots) {
-            let found = past.as_ref().and_then(|past| self.find(past));
-            blocks.insert(*slot, found.filter(|&block| self.is_ready(block)));
-        }
-        let found: Vec<u32> = blocks.values().copied().flatten().collect();
-        let held = found.iter().filter(|block| self.holders.contains_key(block)).count();
-        self.room_for(blocks.len() - held)?;
-        found.iter().for_each(|&block| self.hold(block));
-        self.stats.swap_reused += found.len() as u64;
-
-        let (mut back, mut ops, mut released) = (Vec::new(), Vec::new(), Vec::new());
-        for Swapped { slots, cached, salt } in tables {
-            let reused = |(slot, _): &&(u32, Option<Past>)| {
-                blocks[slot].is_some_and(|block| found.contains(&block))
-            };
-            let offered = slots.iter().take_while(reused).count();
-            let mut table = Table { cached: *cached, offered, ..self.new_table(*salt) };
-            for (slot, _) in slots {
-                let block = blocks[slot].unwrap_or_else(|| {
-                    let block = self.take();
-                    ops.push(CacheOp::SwapIn {
-                        slot: SwapSlot(*slot),
-                        destination: BlockId(block),
-                    });
-                    self.stats.swapped_in += 1;
-                    blocks.insert(*slot, Some(block));
-                    block
-                });
+    pub(crate) fn pin(&mut self, table: &Table) {
+        let published = if self.caching { table.offered } else { 0 };
+        for index in table.cache.1..published {
+            let past = self.past(table.cache, &table.known, index);
+            let Some(block) = self.find(&past).filter(|&block| self.is_ready(block)) else { break };
+            if !self.pinned.contains(&block) {
                 self.hold(block);
-                table.blocks.push(block);
-                released.push(*slot);
-            }
-            back.push(table);
-        }
-        blocks.values().flatten().for_each(|&block| self.release(block));
-        self.release_slots(&released);
-        Ok((back, ops))
-    }
-
-    /// `tables` are all tables that hold any of their slots.
-    pub(crate) fn forget(&mut self, tables: &[Swapped]) {
-        let slots = tables.iter().flat_map(|table| &table.slots).map(|(slot, _)| *slot);
-        self.release_slots(&slots.collect::<Vec<u32>>());
-    }
-
-    /// One entry for every table that held the slot; it is free after the last.
-    fn release_slots(&mut self, slots: &[u32]) {
-        for (at, slot) in slots.iter().enumerate() {
-            if !slots[at + 1..].contains(slot) {
-                self.free_slots.push(*slot);
+                self.pinned.push(block);
             }
         }
+        self.free(table);
     }
 
     fn room_for(&self, need: usize) -> Result<(), Short> {
