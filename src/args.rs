@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use folio_model::block_size::Lengths;
 
 /// Serves large language models from paged memory.
 #[derive(Debug, Parser)]
@@ -43,9 +44,17 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "TOKENS", value_parser = tokens)]
     pub(crate) max_model_len: Option<u32>,
 
-    /// Tokens per KV block, 1 to 256; default: 16 for float32, 32 for 16-bit KV
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) block_size: Option<u32>,
+    /// Tokens per KV block, 1 to 256, or auto: measure this machine and choose; default: 16 for float32, 32 for 16-bit KV
+    #[arg(long, value_name = "TOKENS", value_parser = block_size)]
+    pub(crate) block_size: Option<BlockSize>,
+
+    /// Prompt and output of the requests that --block-size auto expects; default: 161,338, the means of ShareGPT
+    #[arg(long, value_name = "PROMPT,OUTPUT", value_parser = lengths)]
+    pub(crate) block_size_lengths: Option<Lengths>,
+
+    /// The requests that --block-size auto expects: a CSV file with columns prompt_tokens and output_tokens
+    #[arg(long, value_name = "FILE", conflicts_with = "block_size_lengths")]
+    pub(crate) block_size_trace: Option<PathBuf>,
 
     /// Type the KV cache is kept in; auto: that of the weights
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
@@ -55,6 +64,23 @@ pub(crate) struct ModelArgs {
     /// at most 80 % of what is free
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(crate) kv_cache_memory_bytes: Option<u64>,
+
+    /// Room outside the KV cache for preempted requests: GiB as a plain number, or a size with a unit; default: none, or
+    /// with --swap-dir as large as the KV cache
+    #[arg(long, value_name = "SIZE", value_parser = swap_space)]
+    pub(crate) swap_space: Option<u64>,
+
+    /// Folder for the swap space, which is then a file there and not memory; the file disappears with the process
+    #[arg(long, value_name = "DIR")]
+    pub(crate) swap_dir: Option<PathBuf>,
+
+    /// How preempted requests come back: computed again, from the swap space, or whichever is quicker
+    #[arg(long, value_enum, default_value_t = PreemptionMode::Auto)]
+    pub(crate) preemption_mode: PreemptionMode,
+
+    /// Text whose KV is computed at start and stays in the cache, for prompts that begin with it; may be given again
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pin_prefix: Vec<PathBuf>,
 
     /// Most sequences computed at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -150,6 +176,19 @@ pub(crate) struct CompleteArgs {
     pub(crate) quick: Option<String>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockSize {
+    Auto,
+    Tokens(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PreemptionMode {
+    Auto,
+    Recompute,
+    Swap,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Dtype {
     Auto,
@@ -167,6 +206,37 @@ fn tokens(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|&v| v > 0)
         .ok_or_else(|| "must be from 1 to 4294967295".to_owned())
+}
+
+/// `16`, `auto`.
+fn block_size(text: &str) -> Result<BlockSize, String> {
+    if text == "auto" {
+        return Ok(BlockSize::Auto);
+    }
+    let size = text.parse().ok().filter(|size| (1..=256).contains(size));
+    size.map(BlockSize::Tokens).ok_or_else(|| format!("{text} is not in 1..=256 and not auto"))
+}
+
+/// `161,338`.
+fn lengths(text: &str) -> Result<Lengths, String> {
+    let problem = || format!("{text:?} is not two numbers of tokens such as 161,338");
+    let (prompt, output) = text.split_once(',').ok_or_else(problem)?;
+    let number = |part: &str| part.trim().parse().map_err(|_| problem());
+    Ok(Lengths { prompt: number(prompt)?, output: number(output)? })
+}
+
+/// `4` and `0.5` are GiB, as in vLLM; `512MiB`, `2G` and large numbers are bytes.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the range is checked; fractions of a byte are dropped"
+)]
+fn swap_space(text: &str) -> Result<u64, String> {
+    const MOST_GIB: f64 = 4096.0;
+    match text.parse::<f64>() {
+        Ok(gib) if (0.0..=MOST_GIB).contains(&gib) => Ok((gib * f64::from(1 << 30)) as u64),
+        _ => bytes(text),
+    }
 }
 
 /// `1073741824`, `2G`, `2GiB`, `512M`.
@@ -231,6 +301,32 @@ mod tests {
         assert_eq!(bytes("25.6k"), Ok(25_600));
         for bad in ["", "k", "-1", "1e400k", "NaNk", "0", "5000000000", "12 apples"] {
             assert!(tokens(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_swap_space_is_gib_unless_it_says_otherwise() {
+        assert_eq!(swap_space("4"), Ok(4 << 30));
+        assert_eq!(swap_space("0.5"), Ok(1 << 29));
+        assert_eq!(swap_space("0"), Ok(0));
+        assert_eq!(swap_space("4096"), Ok(4096 << 30));
+        assert_eq!(swap_space("4097"), Ok(4097));
+        assert_eq!(swap_space("512MiB"), Ok(512 << 20));
+        for bad in ["", "-1", "NaN", "inf", "1e9", "four"] {
+            assert!(swap_space(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn block_sizes_and_lengths_are_bounded() {
+        assert_eq!(block_size("auto"), Ok(BlockSize::Auto));
+        assert_eq!(block_size("256"), Ok(BlockSize::Tokens(256)));
+        assert_eq!(lengths("161, 338"), Ok(Lengths::SHAREGPT));
+        for bad in ["", "0", "257", "-1", "automatic", "8.0"] {
+            assert!(block_size(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["", "5", "5,", "5,-1", "5,6,7", "a,b", "4294967296,1"] {
+            assert!(lengths(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -6,10 +6,13 @@
 mod args;
 mod builtin;
 mod machine;
+mod pins;
 mod serve;
 mod settings;
 mod startup;
+mod tables;
 mod terminal;
+mod trace;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

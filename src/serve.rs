@@ -77,6 +77,7 @@ fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConf
             ("cache_dtype", plan.kv_dtype.name().to_owned()),
             ("enable_prefix_caching", settings.prefix_caching.to_string()),
             ("kv_cache_memory_bytes", plan.kv_bytes().to_string()),
+            ("swap_space_bytes", plan.swap_bytes.to_string()),
         ],
     };
     ServerConfig {

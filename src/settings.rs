@@ -1,10 +1,14 @@
 //! What we will do: the command line with every default filled in and every name resolved.
 
-use anyhow::{Context, Result};
-use folio_model::{Dtype, Isa, MemoryRequest, ModelSource};
+use std::path::PathBuf;
 
-use crate::args::{self, ModelArgs};
-use crate::{builtin, machine};
+use anyhow::{Context, Result, ensure};
+use folio_core::schedule::PreemptionMode;
+use folio_model::block_size::Lengths;
+use folio_model::{Dtype, Isa, MemoryRequest, ModelSource, SwapRequest};
+
+use crate::args::{self, BlockSize, ModelArgs};
+use crate::{builtin, machine, trace};
 
 /// Where the system does not tell how much memory is free, this much is assumed to be.
 const ASSUMED_MEMORY: u64 = 4 << 30;
@@ -13,7 +17,13 @@ const ASSUMED_MEMORY: u64 = 4 << 30;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) source: ModelSource,
-    pub(crate) memory: MemoryRequest,
+    /// Without the lengths of pinned prefixes, which take the model's tokenizer.
+    pub(crate) memory: MemoryRequest<'static>,
+    /// The requests for which a block size is to be chosen, if one is.
+    pub(crate) expected: Option<Vec<Lengths>>,
+    pub(crate) swap_dir: Option<PathBuf>,
+    pub(crate) preemption: PreemptionMode,
+    pub(crate) pin_prefix: Vec<PathBuf>,
     pub(crate) isa: Isa,
     pub(crate) prefix_caching: bool,
     pub(crate) max_queued: u32,
@@ -26,26 +36,79 @@ impl Settings {
             Some(folder) => ModelSource::Folder(folder.clone()),
             None => ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES },
         };
+        let prefix_caching = !args.no_enable_prefix_caching;
+        ensure!(
+            prefix_caching || args.pin_prefix.is_empty(),
+            "--pin-prefix needs the prefix cache; leave out --no-enable-prefix-caching"
+        );
+        let (block_size, expected) = block_size(args)?;
+        let swap = swap(args)?;
         let memory = MemoryRequest {
             dtype: dtype(args.dtype),
             kv_dtype: dtype(args.kv_cache_dtype),
-            block_size: args.block_size.map(|size| size as usize),
+            block_size,
             kv_cache_memory_bytes: args.kv_cache_memory_bytes,
             available_bytes: machine::available_memory().unwrap_or(ASSUMED_MEMORY),
             max_model_len: args.max_model_len.map(|len| len as usize),
             max_num_seqs: args.max_num_seqs as usize,
             max_num_batched_tokens: args.max_num_batched_tokens as usize,
             threads: args.threads.map_or_else(machine::threads, |threads| threads as usize),
+            swap,
+            pinned_prefixes: &[],
         };
         Ok(Self {
             source,
             memory,
             isa: isa()?,
-            prefix_caching: !args.no_enable_prefix_caching,
+            prefix_caching,
+            expected,
+            swap_dir: swap.and(args.swap_dir.clone()),
+            preemption: match args.preemption_mode {
+                args::PreemptionMode::Auto => PreemptionMode::Auto,
+                args::PreemptionMode::Recompute => PreemptionMode::Recompute,
+                args::PreemptionMode::Swap => PreemptionMode::Swap,
+            },
+            pin_prefix: args.pin_prefix.clone(),
             max_queued,
             seed: args.seed,
         })
     }
+}
+
+/// The block size, or the lengths to choose it for.
+fn block_size(args: &ModelArgs) -> Result<(Option<usize>, Option<Vec<Lengths>>)> {
+    let ModelArgs { block_size_lengths, block_size_trace, .. } = args;
+    let size = match args.block_size {
+        Some(BlockSize::Auto) => {
+            let expected = match (block_size_trace, block_size_lengths) {
+                (Some(file), _) => trace::read(file)?,
+                (None, lengths) => vec![lengths.unwrap_or(Lengths::SHAREGPT)],
+            };
+            return Ok((None, Some(expected)));
+        }
+        Some(BlockSize::Tokens(size)) => Some(size),
+        None => None,
+    };
+    ensure!(
+        block_size_lengths.is_none() && block_size_trace.is_none(),
+        "--block-size-lengths and --block-size-trace are what --block-size auto chooses by; add that, or leave them out"
+    );
+    Ok((size, None))
+}
+
+/// The swap space that was asked for, if any.
+fn swap(args: &ModelArgs) -> Result<Option<SwapRequest>> {
+    let on_disk = args.swap_dir.is_some();
+    let swap = match (args.swap_space, on_disk) {
+        (None, false) | (Some(0), _) => None,
+        (bytes, on_disk) => Some(SwapRequest { bytes, on_disk }),
+    };
+    ensure!(
+        swap.is_some() || args.preemption_mode != args::PreemptionMode::Swap,
+        "--preemption-mode swap needs a swap space; add --swap-dir DIR for one on disk, or --swap-space SIZE for one in \
+         memory"
+    );
+    Ok(swap)
 }
 
 fn dtype(asked: args::Dtype) -> Option<Dtype> {

@@ -1,7 +1,6 @@
 //! From settings to a running engine, with everything a user sees meanwhile: progress, the memory plan, refusals.
 #![allow(clippy::print_stderr, reason = "what a user sees at start is what this file is for")]
 
-use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
@@ -10,11 +9,17 @@ use folio_core::ids::Token;
 use folio_core::kv::{Config, Manager};
 use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{EngineConfig, EngineThread, Handle};
-use folio_model::{Checkpoint, GenerationDefaults, LoadOptions, MemoryPlan};
+use folio_model::block_size::{self, Lengths, Trial};
+use folio_model::swap::SwapRates;
+use folio_model::{
+    Checkpoint, GenerationDefaults, LoadOptions, MemoryPlan, MemoryRequest, SwapStore,
+};
 use folio_text::{ChatTemplate, Tokenizer, TokenizerConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::pins::Pins;
 use crate::settings::Settings;
+use crate::tables;
 
 /// Longest text that is tokenised, in bytes; far more than any context holds.
 pub(crate) const MOST_PROMPT_BYTES: usize = 8 << 20;
@@ -36,11 +41,88 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
     let began = Instant::now();
     let checkpoint = Checkpoint::open(&settings.source).context("cannot serve this model")?;
     let (tokenizer, template) = texts(&checkpoint)?;
-    let plan = MemoryPlan::compute(&checkpoint, &settings.memory)?;
-    if verbose {
-        eprint!("{}", plan_table(&checkpoint.name(), &plan, settings));
+    let mut pins = Pins::read(&settings.pin_prefix, &tokenizer)?;
+    let lengths = pins.lengths();
+    let mut request = MemoryRequest { pinned_prefixes: &lengths, ..settings.memory };
+    if let Some(expected) = &settings.expected {
+        request.block_size = choose_block_size(&checkpoint, settings, expected, verbose)?;
     }
-    let executor = load(&checkpoint, &plan, settings)?;
+    let plan = MemoryPlan::compute(&checkpoint, &request)?;
+    pins.cut(plan.block_size)?;
+    let (swap, rates) = swap_store(&plan, settings)?.unzip();
+    if verbose {
+        let name = checkpoint.name();
+        eprint!("{}", tables::plan(&name, &plan, settings, swap.as_ref().zip(rates)));
+    }
+    let executor = load(&checkpoint, &plan, settings, swap)?;
+    let scheduler = scheduler(&checkpoint, &plan, settings)?;
+    let (engine, thread) = folio_engine::start(scheduler, executor, EngineConfig::default())
+        .context("cannot start the engine's thread")?;
+    pins.compute(&engine)?;
+    if verbose {
+        eprintln!("ready after {:.2} s", began.elapsed().as_secs_f64());
+    }
+    Ok(Running {
+        engine,
+        thread,
+        tokenizer,
+        template,
+        name: checkpoint.name(),
+        eos: checkpoint.eos().to_vec(),
+        defaults: checkpoint.generation_defaults(),
+        plan,
+    })
+}
+
+/// Measures the machine, chooses, and says why.
+fn choose_block_size(
+    checkpoint: &Checkpoint,
+    settings: &Settings,
+    expected: &[Lengths],
+    verbose: bool,
+) -> Result<Option<usize>> {
+    let memory = &settings.memory;
+    let trial = Trial {
+        spec: checkpoint.spec(),
+        kv_dtype: memory.kv_dtype(checkpoint.stored_dtype()),
+        threads: memory.threads,
+        isa: settings.isa,
+        context: block_size::mean_context(expected),
+    };
+    let (candidates, chosen) = block_size::choose(&trial.run()?, expected);
+    if verbose {
+        eprint!("{}", tables::block_sizes(&candidates, chosen, expected));
+    }
+    Ok(chosen)
+}
+
+/// The swap space of the plan, if it has one, and how fast it is.
+fn swap_store(plan: &MemoryPlan, settings: &Settings) -> Result<Option<(SwapStore, SwapRates)>> {
+    if plan.swap_slots == 0 {
+        return Ok(None);
+    }
+    let block_bytes = usize::try_from(plan.kv_bytes_per_block)?;
+    let mut store = match &settings.swap_dir {
+        None => SwapStore::host(plan.swap_slots, block_bytes),
+        Some(folder) => {
+            SwapStore::file(folder, plan.swap_slots, block_bytes).with_context(|| {
+                format!(
+                    "--swap-dir {}: cannot make a swap file of {} bytes; use another folder or a smaller --swap-space",
+                    folder.display(),
+                    plan.swap_bytes
+                )
+            })?
+        }
+    };
+    let rates = store.measure().context("the swap space does not work")?;
+    Ok(Some((store, rates)))
+}
+
+fn scheduler(
+    checkpoint: &Checkpoint,
+    plan: &MemoryPlan,
+    settings: &Settings,
+) -> Result<Scheduler<Manager>> {
     let memory = Manager::new(Config {
         block_size: number(plan.block_size)?,
         capacity: number(plan.blocks)?,
@@ -55,22 +137,9 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
         max_queued: number(plan.max_num_seqs)?.saturating_add(settings.max_queued),
         vocab: number(checkpoint.spec().vocab)?,
     };
-    let scheduler = Scheduler::new(limits, memory);
-    let (engine, thread) = folio_engine::start(scheduler, executor, EngineConfig::default())
-        .context("cannot start the engine's thread")?;
-    if verbose {
-        eprintln!("ready after {:.2} s", began.elapsed().as_secs_f64());
-    }
-    Ok(Running {
-        engine,
-        thread,
-        tokenizer,
-        template,
-        name: checkpoint.name(),
-        eos: checkpoint.eos().to_vec(),
-        defaults: checkpoint.generation_defaults(),
-        plan,
-    })
+    Ok(Scheduler::new(limits, memory.with_swap_space(number(plan.swap_slots)?))
+        .with_preemption(settings.preemption)
+        .with_reserved_blocks(number(plan.pinned_blocks)?))
 }
 
 fn number(value: usize) -> Result<u32> {
@@ -97,60 +166,16 @@ fn load(
     checkpoint: &Checkpoint,
     plan: &MemoryPlan,
     settings: &Settings,
+    swap: Option<SwapStore>,
 ) -> Result<Box<dyn folio_core::exec::Executor>> {
     let style =
         ProgressStyle::with_template("loading weights {bar:32} {bytes}/{total_bytes}  {eta}")?;
     let bar = ProgressBar::new(plan.weight_bytes).with_style(style);
-    let options = LoadOptions { isa: settings.isa };
-    let executor = folio_model::load(checkpoint, plan, &options, &mut |progress| {
+    let options = LoadOptions { isa: settings.isa, swap };
+    let executor = folio_model::load(checkpoint, plan, options, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     });
     bar.finish_and_clear();
     executor.context("cannot load the weights")
-}
-
-/// Where the memory goes, as a table.
-fn plan_table(name: &str, plan: &MemoryPlan, settings: &Settings) -> String {
-    let mut out = String::new();
-    let dtype = plan.dtype.name();
-    let _ = writeln!(out, "{name}: {dtype}, {} threads, {}", plan.threads, settings.isa.name());
-    let mut row = |what: &str, bytes: u64, note: String| {
-        let _ = writeln!(out, "  {what:<12} {:>10}  {note}", size(bytes));
-    };
-    row("weights", plan.weight_bytes, dtype.to_owned());
-    let steps = format!(
-        "steps of up to {} tokens, {} sequences",
-        plan.max_num_batched_tokens, plan.max_num_seqs
-    );
-    row("activations", plan.activation_bytes + plan.workspace_bytes, steps);
-    let cache = format!(
-        "{}: {} blocks of {} tokens = {} tokens",
-        plan.kv_dtype.name(),
-        plan.blocks,
-        plan.block_size,
-        plan.tokens()
-    );
-    row("KV cache", plan.kv_bytes(), cache);
-    let full = format!(
-        "of {} free; {} sequences of the full context of {} tokens fit",
-        size(settings.memory.available_bytes),
-        plan.full_context_sequences(),
-        plan.max_model_len
-    );
-    row("total", plan.total_bytes(), full);
-    out
-}
-
-#[allow(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = if unit == 0 || value >= 100.0 { 0 } else { 1 };
-    format!("{value:.digits$} {}", units[unit])
 }

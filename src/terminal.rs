@@ -135,7 +135,10 @@ impl Terminal {
                 let piece = match update {
                     Update::Sampled { drawn, .. } => decoder.push(drawn.token.0)?,
                     Update::Failed(cause) => bail!(cause),
-                    Update::Admitted { .. } | Update::PromptScored(_) | Update::Ended { .. } => {
+                    Update::Admitted { .. }
+                    | Update::PromptScored(_)
+                    | Update::Ranked { .. }
+                    | Update::Ended { .. } => {
                         continue;
                     }
                 };

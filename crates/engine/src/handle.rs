@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use folio_core::inspect::KvReport;
 use folio_core::schedule::{Admission, Job, Limits, Reject};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::generation::Generation;
 use crate::health::Health;
-use crate::inbox::{Arriving, Door};
-use crate::shared::{Permit, Shared};
+use crate::inbox::{Arriving, Door, Inspector};
+use crate::shared::{InspectPlace, Permit, Shared};
 use crate::snapshot::Snapshot;
 
 /// Why a request was not accepted.
@@ -95,6 +96,17 @@ impl Handle {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.shared().snapshot()
+    }
+
+    /// Who holds which part of the memory, as it is between two steps. `None` when a few others are asking already, or the
+    /// engine has ended. The engine is asked at once, when this is called; whoever no longer waits costs it nothing more.
+    pub fn inspect(&self) -> impl Future<Output = Option<KvReport>> + Send + use<> {
+        let report = InspectPlace::take(self.shared()).map(|place| {
+            let (answer, report) = oneshot::channel();
+            self.shared().inbox.inspect(Inspector { answer, place });
+            report
+        });
+        async { report?.await.ok() }
     }
 
     /// Whether the engine makes progress.

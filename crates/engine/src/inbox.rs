@@ -1,14 +1,16 @@
 //! The way in: messages from any thread to the engine's.
 //!
 //! Not bounded by itself, bounded in fact: a `Generate` holds a permit until the engine lets go of the request, and a
-//! request sends at most one `Abort`. So pushing never blocks and never fails for want of room, which a `Drop` needs.
+//! request sends at most one `Abort`; an `Inspect` holds a place of which there are few. So pushing never blocks and never fails for want of room, which a `Drop` needs.
 //! The door only ever moves towards closed. What was pushed before it closed is seen by the engine.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use folio_core::inspect::KvReport;
 use folio_core::schedule::Job;
+use tokio::sync::oneshot;
 
-use crate::shared::Permit;
+use crate::shared::{InspectPlace, Permit};
 use crate::streams::Sender;
 
 /// A request's name between handle and engine. Never reused.
@@ -23,11 +25,19 @@ pub(crate) struct Arriving {
     pub(crate) permit: Permit,
 }
 
+/// Somebody who wants to know how the memory is used. Dropped without an answer when the engine ends.
+#[derive(Debug)]
+pub(crate) struct Inspector {
+    pub(crate) answer: oneshot::Sender<KvReport>,
+    pub(crate) place: InspectPlace,
+}
+
 /// What the engine is told.
 #[derive(Debug)]
 pub(crate) enum Message {
     Generate(Box<Arriving>),
     Abort(RequestId),
+    Inspect(Inspector),
 }
 
 /// Who may still come in; later variants are later in an engine's life.
@@ -80,6 +90,15 @@ impl Inbox {
         let mut state = self.lock();
         if state.door < Door::Ended {
             state.messages.push(Message::Abort(request));
+            self.changed.notify_one();
+        }
+    }
+
+    /// Asks for a report; without effect when the engine has ended.
+    pub(crate) fn inspect(&self, inspector: Inspector) {
+        let mut state = self.lock();
+        if state.door < Door::Ended {
+            state.messages.push(Message::Inspect(inspector));
             self.changed.notify_one();
         }
     }

@@ -18,7 +18,7 @@ use folio_core::schedule::Scheduler;
 
 use crate::config::{Checks, EngineConfig};
 use crate::costs::CostMeter;
-use crate::inbox::{Arriving, Door, Message};
+use crate::inbox::{Arriving, Door, Inspector, Message};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::streams::{Streams, send};
@@ -144,6 +144,7 @@ impl<M: KvMemory> Engine<M> {
     fn receive(&mut self) {
         let now = self.now();
         let mut messages = std::mem::take(&mut self.messages);
+        let mut inspectors = Vec::new();
         for message in messages.drain(..) {
             match message {
                 Message::Generate(request) => self.submit(*request, now),
@@ -152,9 +153,26 @@ impl<M: KvMemory> Engine<M> {
                         self.scheduler.abort(group);
                     }
                 }
+                Message::Inspect(inspector) => inspectors.push(inspector),
             }
         }
         self.messages = messages;
+        self.report(inspectors);
+    }
+
+    /// Tells all who asked how the memory is used, by one look at it.
+    fn report(&self, inspectors: Vec<Inspector>) {
+        let waiting: Vec<Inspector> =
+            inspectors.into_iter().filter(|inspector| !inspector.answer.is_closed()).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let report = self.scheduler.inspect();
+        for Inspector { answer, place } in waiting {
+            // Free before the answer is read, so that whoever has read it can ask again.
+            drop(place);
+            let _ = answer.send(report.clone());
+        }
     }
 
     fn submit(&mut self, request: Arriving, now: Tick) {

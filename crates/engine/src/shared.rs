@@ -11,6 +11,9 @@ use crate::health::{Health, Progress};
 use crate::inbox::{Inbox, RequestId};
 use crate::snapshot::Snapshot;
 
+/// A report visits every block, so few are made at one time.
+const MOST_INSPECTORS: u32 = 4;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -19,6 +22,7 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     snapshot: Mutex<Snapshot>,
     permits: AtomicU32,
+    inspectors: AtomicU32,
     next_request: AtomicU64,
 }
 
@@ -30,6 +34,7 @@ impl Shared {
             progress: Progress::new(stall_after),
             snapshot: Mutex::new(Snapshot::default()),
             permits: AtomicU32::new(0),
+            inspectors: AtomicU32::new(0),
             next_request: AtomicU64::new(0),
         }
     }
@@ -89,5 +94,24 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.0.permits.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The right to ask for a report. Returned when dropped.
+#[derive(Debug)]
+pub(crate) struct InspectPlace(Arc<Shared>);
+
+impl InspectPlace {
+    /// A place, unless all are taken.
+    pub(crate) fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let free = |taken| (taken < MOST_INSPECTORS).then_some(taken + 1);
+        shared.inspectors.try_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
+        Some(Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for InspectPlace {
+    fn drop(&mut self) {
+        self.0.inspectors.fetch_sub(1, Ordering::AcqRel);
     }
 }

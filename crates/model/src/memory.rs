@@ -57,6 +57,14 @@ pub struct MemoryRequest<'a> {
     pub pinned_prefixes: &'a [usize],
 }
 
+impl MemoryRequest<'_> {
+    /// Kind of keys and values of a model whose weights are stored as `stored`.
+    #[must_use]
+    pub fn kv_dtype(&self, stored: Dtype) -> Dtype {
+        self.kv_dtype.or(self.dtype).unwrap_or(stored)
+    }
+}
+
 /// How memory will be spent. All sizes are in bytes unless they say otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
@@ -183,7 +191,7 @@ impl MemoryPlan {
     fn fixed(facts: &Facts<'_>, request: &MemoryRequest<'_>) -> Result<Self, Misfit> {
         let spec = facts.spec;
         let dtype = request.dtype.unwrap_or(facts.stored);
-        let kv_dtype = request.kv_dtype.unwrap_or(dtype);
+        let kv_dtype = request.kv_dtype(facts.stored);
         let block_size = request.block_size.unwrap_or(if kv_dtype == Dtype::F32 { 16 } else { 32 });
         in_range("--block-size", block_size, MOST_BLOCK_SIZE)?;
         in_range("--max-num-seqs", request.max_num_seqs, MOST_TOKENS)?;

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -18,6 +19,22 @@ const OPEN: [&str; 3] = ["/health", "/ready", "/ping"];
 
 /// Longer credentials are wrong without being looked at.
 const LONGEST: usize = 4096;
+
+/// Who sent a request, as far as the keys tell: the place of its key in the list; nobody in particular without keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Caller(Option<usize>);
+
+impl Caller {
+    /// Whether it is somebody in particular.
+    pub(crate) fn is_known(self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// Whom [`require_key`] let pass.
+pub(crate) fn caller(parts: &Parts) -> Caller {
+    parts.extensions.get().copied().unwrap_or_default()
+}
 
 /// The accepted keys.
 pub(crate) struct Keys(Vec<String>);
@@ -33,14 +50,29 @@ impl Keys {
         Self(keys)
     }
 
-    /// Whether a request to `path` with this `Authorization` header may pass.
-    fn admits(&self, path: &str, authorization: Option<&[u8]>) -> bool {
+    /// Who may pass to `path` with this `Authorization` header.
+    fn admit(&self, path: &str, authorization: Option<&[u8]>) -> Option<Caller> {
         if self.0.is_empty() || OPEN.contains(&path) {
-            return true;
+            return Some(Caller::default());
         }
-        let Some(given) = authorization.and_then(bearer) else { return false };
+        let given = authorization.and_then(bearer)?;
         // Every key is compared in full, so that the time taken tells nothing about any of them.
-        self.0.iter().fold(false, |found, key| found | equal(key.as_bytes(), given))
+        let keys = self.0.iter().enumerate();
+        let found = keys.fold(
+            None,
+            |found, (place, key)| {
+                if equal(key.as_bytes(), given) { Some(place) } else { found }
+            },
+        );
+        found.map(|place| Caller(Some(place)))
+    }
+
+    /// Everybody who may send requests.
+    pub(crate) fn callers(&self) -> Vec<Caller> {
+        if self.0.is_empty() {
+            return vec![Caller::default()];
+        }
+        (0..self.0.len()).map(|place| Caller(Some(place))).collect()
     }
 }
 
@@ -63,10 +95,15 @@ fn equal(key: &[u8], given: &[u8]) -> bool {
     std::hint::black_box(difference) == 0 && !key.is_empty()
 }
 
-/// The middleware: lets pass or answers 401.
-pub(crate) async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
+/// The middleware: lets pass, with a note who it is, or answers 401.
+pub(crate) async fn require_key(
+    State(app): State<App>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    if app.keys.admits(request.uri().path(), authorization) {
+    if let Some(caller) = app.keys.admit(request.uri().path(), authorization) {
+        request.extensions_mut().insert(caller);
         return next.run(request).await;
     }
     let message = match authorization {
@@ -100,7 +137,7 @@ mod tests {
             (Some(b"bearer  beta-beta "), true),
         ];
         for (header, admitted) in cases {
-            assert_eq!(keys.admits("/v1/models", header), admitted, "{header:?}");
+            assert_eq!(keys.admit("/v1/models", header).is_some(), admitted, "{header:?}");
         }
     }
 
@@ -108,7 +145,7 @@ mod tests {
     fn odd_spellings_of_an_open_path_are_closed() {
         let keys = Keys::new(vec!["alpha".to_owned()]);
         for path in ["/health", "/ready", "/ping"] {
-            assert!(keys.admits(path, None));
+            assert_eq!(keys.admit(path, None), Some(Caller(None)));
         }
         for path in [
             "/health/",
@@ -120,15 +157,25 @@ mod tests {
             "*",
             "",
         ] {
-            assert!(!keys.admits(path, None), "{path}");
+            assert_eq!(keys.admit(path, None), None, "{path}");
         }
-        assert!(Keys::new(Vec::new()).admits("/v1/models", None));
+        assert_eq!(Keys::new(Vec::new()).admit("/v1/models", None), Some(Caller(None)));
     }
 
     #[test]
     fn an_empty_key_admits_nobody() {
         let keys = Keys::new(vec![String::new()]);
-        assert!(!keys.admits("/v1/models", Some(b"Bearer ")));
-        assert!(!keys.admits("/v1/models", Some(b"Bearer x")));
+        assert_eq!(keys.admit("/v1/models", Some(b"Bearer ")), None);
+        assert_eq!(keys.admit("/v1/models", Some(b"Bearer x")), None);
+    }
+
+    #[test]
+    fn each_key_is_somebody_else() {
+        let keys = Keys::new(vec!["alpha".to_owned(), "beta".to_owned()]);
+        let who = |header: &[u8]| keys.admit("/v1/models", Some(header));
+        assert_ne!(who(b"Bearer alpha"), who(b"Bearer beta"));
+        let known: Vec<_> =
+            [who(b"Bearer alpha"), who(b"bearer  beta ")].into_iter().flatten().collect();
+        assert_eq!(known, keys.callers());
     }
 }

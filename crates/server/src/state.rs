@@ -9,7 +9,7 @@ use folio_core::params::ParamLimits;
 use folio_engine::Handle;
 use tokio::sync::{Semaphore, watch};
 
-use crate::auth::Keys;
+use crate::auth::{Caller, Keys};
 use crate::config::{Limits, ModelFacts, ModelTexts, ServerConfig};
 use crate::error::{ApiError, quote};
 use crate::metrics::Metrics;
@@ -58,6 +58,13 @@ impl App {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.life.draining.load(Ordering::SeqCst)
+    }
+
+    /// The prefix caches of all who may send requests, as used by requests that ask for none of their own: one for each
+    /// key, or one for everybody.
+    #[must_use]
+    pub fn salts(&self) -> Vec<Salt> {
+        self.keys.callers().into_iter().map(|caller| self.served.salt(caller, None)).collect()
     }
 
     /// Refuses generation requests from now on; those that run go on.
@@ -165,9 +172,14 @@ impl Served {
         self.seed.unwrap_or_else(|| self.random.next())
     }
 
-    /// The cache that requests with this salt share. Secret per process, so that it cannot be guessed.
-    pub(crate) fn salt(&self, text: &str) -> Salt {
-        Salt(self.random.secret.hash_one(text))
+    /// The prefix cache that requests of this caller with this `cache_salt` share. Nobody else's can be guessed, since the
+    /// hash is keyed by a secret of the process.
+    pub(crate) fn salt(&self, caller: Caller, text: Option<&str>) -> Salt {
+        if caller.is_known() || text.is_some() {
+            Salt(self.random.secret.hash_one((caller, text)))
+        } else {
+            Salt::default()
+        }
     }
 
     /// A name nobody else has, 32 hexadecimal digits.

@@ -25,7 +25,6 @@ fn sampling_cases() -> Vec<Case> {
         (json!({"n": "two"}), "n", "an integer"),
         (json!({"n": [1]}), "n", "an integer"),
         (json!({"n": 17}), "n", "max-num-seqs"),
-        (json!({"n": 2, "best_of": 3}), "best_of", "equal"),
         (json!({"temperature": -0.5}), "temperature", "from 0"),
         (json!({"temperature": 1e30}), "temperature", "from 0"),
         (json!({"temperature": "hot"}), "temperature", "a number"),
@@ -42,6 +41,36 @@ fn sampling_cases() -> Vec<Case> {
         (json!({"logit_bias": {"x": 1}}), "logit_bias", "not a token id"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias", "from -100 to 100"),
         (json!({"logit_bias": [1]}), "logit_bias", "an object"),
+    ]
+}
+
+/// How choices come about.
+fn decoding_cases() -> Vec<Case> {
+    let beams = |more: Value| with(&json!({"use_beam_search": true}), &more);
+    vec![
+        (json!({"n": 2, "best_of": 1}), "best_of", "at least n"),
+        (json!({"best_of": 0}), "best_of", "from 1 to 128"),
+        (json!({"best_of": 129}), "best_of", "from 1 to 128"),
+        (json!({"best_of": 17}), "n", "max-num-seqs"),
+        (json!({"best_of": "all"}), "best_of", "an integer"),
+        (json!({"use_beam_search": 1}), "use_beam_search", "a boolean"),
+        (json!({"beam_width": 4}), "beam_width", "use_beam_search"),
+        (json!({"length_penalty": 2}), "length_penalty", "use_beam_search"),
+        (json!({"early_stopping": true}), "early_stopping", "use_beam_search"),
+        (beams(json!({"beam_width": 0})), "beam_width", "from 1 to 128"),
+        (beams(json!({"beam_width": 100_000})), "beam_width", "from 1 to 128"),
+        (beams(json!({"beam_width": 17})), "n", "max-num-seqs"),
+        (beams(json!({"beam_width": 2.5})), "beam_width", "an integer"),
+        (beams(json!({"beam_width": 2, "n": 3})), "beam_width", "at least n"),
+        (beams(json!({"beam_width": 2, "best_of": 3})), "best_of", "another name"),
+        (beams(json!({"length_penalty": "x"})), "length_penalty", "a number"),
+        (beams(json!({"length_penalty": 1e300})), "length_penalty", "from -10 to 10"),
+        (beams(json!({"early_stopping": "sometimes"})), "early_stopping", "\"never\""),
+        (beams(json!({"early_stopping": "x".repeat(1 << 20)})), "early_stopping", "\"never\""),
+        (beams(json!({"early_stopping": 1})), "early_stopping", "\"never\""),
+        (beams(json!({"temperature": 0.5})), "temperature", "use_beam_search"),
+        (beams(json!({"top_p": 0.9})), "top_p", "use_beam_search"),
+        (beams(json!({"logit_bias": {"1": 1}})), "logit_bias", "use_beam_search"),
     ]
 }
 
@@ -88,8 +117,6 @@ fn unserved_cases() -> Vec<Case> {
         (json!({"guided_regex": "(a+)+b"}), "guided_regex", "grammar"),
         (json!({"guided_json": {}}), "guided_json", "grammar"),
         (json!({"structured_outputs": {"choice": []}}), "structured_outputs", "grammar"),
-        (json!({"use_beam_search": true}), "use_beam_search", "beam"),
-        (json!({"length_penalty": 2}), "length_penalty", "beam"),
         (json!({"min_tokens": 1}), "min_tokens", "least length"),
         (json!({"bad_words": ["x"]}), "bad_words", "logit_bias"),
         (json!({"allowed_token_ids": []}), "allowed_token_ids", "logit_bias"),
@@ -266,7 +293,9 @@ async fn refusals_name_the_field_and_a_running_stream_does_not_notice() {
     let completion = json!({"model": "tiny", "prompt": "Once", "max_tokens": 8});
     let chat = json!({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]});
     let mut requests: Vec<(&str, Value, &str, &str)> = Vec::new();
-    for (more, param, words) in [sampling_cases(), delivery_cases(), unserved_cases()].concat() {
+    for (more, param, words) in
+        [sampling_cases(), decoding_cases(), delivery_cases(), unserved_cases()].concat()
+    {
         requests.push((COMPLETE, with(&completion, &more), param, words));
         requests.push((CHAT, with(&chat, &more), param, words));
     }
@@ -325,7 +354,7 @@ async fn neutral_values_of_fields_that_are_not_served_are_accepted() {
     let server = Server::start().await;
     let neutral = json!({
         "user": "me", "metadata": {"a": "b"}, "store": false, "service_tier": "auto", "request_id": "r",
-        "best_of": 1, "use_beam_search": false, "length_penalty": 1.0, "min_tokens": 0, "bad_words": [],
+        "best_of": 1, "use_beam_search": false, "length_penalty": 1.0, "early_stopping": false, "min_tokens": 0, "bad_words": [],
         "response_format": {"type": "text"}, "guided_json": null, "priority": 0, "logits_processors": null,
         "spaces_between_special_tokens": true, "n": 1.0, "temperature": -0.0, "top_k": -1, "stop": null,
         "logit_bias": {}, "stop_token_ids": [], "seed": i64::MIN, "stream_options": null, "stream": false,

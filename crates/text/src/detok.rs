@@ -15,6 +15,8 @@ use crate::tokenizer::{Tokenizer, TokenizerError};
 const MAX_WAITING: usize = 16;
 /// The tokens before them that give the library its context.
 const CONTEXT: usize = 6;
+/// After so many tokens, nothing is left of what a window held.
+pub(crate) const WINDOW: usize = MAX_WAITING + CONTEXT;
 
 /// Turns a stream of tokens into a stream of text that never ends inside a character.
 #[derive(Debug)]
@@ -67,6 +69,16 @@ impl Detokenizer {
             }
         }
         detokenizer
+    }
+
+    /// A detokenizer that begins somewhere in a text. What it says of the first tokens may be wrong.
+    pub(crate) fn midway(tokenizer: Tokenizer, skip_special: bool) -> Self {
+        let state = if tokenizer.table().has_fixed_texts() {
+            State::Bytes(ByteState { partial: Vec::new(), strip: Strip::Upto(b' ', 0) })
+        } else {
+            State::Window(Window { tokens: Vec::new(), known: 0 })
+        };
+        Self { tokenizer, skip_special, state }
     }
 
     /// The text that `token` completes; often empty. A token that does not exist has no text.

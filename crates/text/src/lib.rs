@@ -2,7 +2,7 @@
 //!
 //! The engine speaks tokens and people speak text. This crate is where they meet: a conversation becomes a prompt
 //! ([`ChatTemplate`]), a prompt becomes tokens ([`Tokenizer`]), tokens become a stream of text ([`Detokenizer`]) that ends at
-//! its stop strings ([`StopFinder`]).
+//! its stop strings ([`StopFinder`]; [`StopCheck`] where nobody reads along).
 //!
 //! It depends on nothing of ours and has no clock, files or environment. Everything it reads comes from a model's folder or a
 //! client, so every entrance is bounded and every failure is a sentence.
@@ -10,6 +10,7 @@
 
 mod config;
 mod detok;
+mod ending;
 mod stops;
 mod table;
 mod template;
@@ -17,6 +18,7 @@ mod tokenizer;
 
 pub use config::{ConfigError, TokenizerConfig};
 pub use detok::Detokenizer;
+pub use ending::StopCheck;
 pub use stops::{Found, StopFinder};
 pub use template::{ChatTemplate, DateTime, RenderInput, SpecialTokens, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};

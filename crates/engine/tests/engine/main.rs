@@ -7,5 +7,6 @@ mod abort;
 mod admit;
 mod common;
 mod failure;
+mod inspect;
 mod serve;
 mod shutdown;

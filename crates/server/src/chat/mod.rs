@@ -5,7 +5,6 @@ mod stream;
 pub(crate) mod types;
 pub(crate) mod validate;
 
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
@@ -17,6 +16,7 @@ use serde_json::Value;
 
 use crate::admin::json;
 use crate::app::request_id;
+use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
@@ -38,18 +38,13 @@ pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Res
     let (parts, body) = request.into_parts();
     let body: ChatBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let ValidChat { messages, add_generation_prompt, max_tokens_field, common } =
-        validate(body, &app.served)?;
+        validate(body, &app.served, caller(&parts))?;
     let special = common.add_special_tokens;
     let prompt = on_text_thread(&app, move |served| {
         tokens_of(served, &messages, add_generation_prompt, special)
     })
     .await?;
-    let rendering = Rendering {
-        tokenizer: app.served.texts.tokenizer.clone(),
-        skip_special_tokens: common.skip_special_tokens,
-        with_records: common.params.sampling.logprobs.is_some(),
-        stops: Arc::from(common.stops),
-    };
+    let rendering = Rendering::new(&app.served, &common);
     let heading = Heading::new("chatcmpl", common.model, &app.served);
     let report = Report::new(heading.id.clone(), request_id(&parts), "chat", arrival);
     let setting = Setting {

@@ -26,6 +26,9 @@ struct ChatChoice {
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
     stop_reason: Option<StopReason>,
+    /// What a ranking made of the choice; only where choices are ranked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,7 +49,7 @@ pub(crate) async fn respond(
 ) -> Result<String, ApiError> {
     let gathered = gather(&mut run).await?;
     let choices = gathered.into_iter().enumerate().map(|(index, choice)| {
-        let Gathered { text, records, finish } = choice;
+        let Gathered { text, records, finish, score } = choice;
         ChatChoice {
             index,
             message: Answer { role: "assistant", content: text, refusal: None },
@@ -55,6 +58,7 @@ pub(crate) async fn respond(
                 .then(|| logprobs::chat(&rendering.tokenizer, &records)),
             finish_reason: finish.as_ref().map(Finish::reason),
             stop_reason: finish.as_ref().and_then(StopReason::of),
+            score,
         }
     });
     let answer = ChatCompletion {

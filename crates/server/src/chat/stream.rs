@@ -29,6 +29,9 @@ struct ChunkChoice {
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<Option<StopReason>>,
+    /// What a ranking made of the choice; only at its end, and only where choices are ranked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,7 +77,7 @@ impl ChatStream {
     }
 
     fn choice(&mut self, piece: Piece) -> ChunkChoice {
-        let Piece { index, text, records, finish } = piece;
+        let Piece { index, text, records, finish, score } = piece;
         let first = self.begun.get_mut(index).is_some_and(|begun| !std::mem::replace(begun, true));
         let tokenizer = &self.rendering.tokenizer;
         ChunkChoice {
@@ -83,6 +86,7 @@ impl ChatStream {
             logprobs: (!records.is_empty()).then(|| logprobs::chat(tokenizer, &records)),
             finish_reason: finish.as_ref().map(Finish::reason),
             stop_reason: finish.as_ref().map(StopReason::of),
+            score,
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-use crate::request::common::SharedFields;
+use crate::request::common::{DecodingFields, SharedFields};
 use crate::request::fields::{Given, Int, List, Strings, fields, object, push_bounded};
 use crate::request::unserved::{UnservedFields, unserved};
 
@@ -12,12 +12,14 @@ use crate::request::unserved::{UnservedFields, unserved};
 pub(crate) struct ChatBody {
     pub(crate) chat: ChatFields,
     pub(crate) shared: SharedFields,
+    pub(crate) decoding: DecodingFields,
     pub(crate) unserved: UnservedFields,
     pub(crate) unserved_chat: UnservedChatFields,
 }
 object!(ChatBody {
     chat: ChatFields,
     shared: SharedFields,
+    decoding: DecodingFields,
     unserved: UnservedFields,
     unserved_chat: UnservedChatFields,
 });

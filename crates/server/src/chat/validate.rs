@@ -6,6 +6,7 @@ use super::types::{
     CalledFunctionFields, ChatBody, ChatFields, Content, Message, MessageFields, Part, ToolCall,
     ToolCallFields,
 };
+use crate::auth::Caller;
 use crate::error::{ApiError, quote};
 use crate::request::common::{self, Common, Dialect};
 use crate::request::fields::{Given, Int, List, Strings};
@@ -33,8 +34,12 @@ const ARGUMENT_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// 400 that names the first field that is wrong or not served; 404 for another model.
-pub(crate) fn validate(body: ChatBody, served: &Served) -> Result<ValidChat, ApiError> {
-    let ChatBody { chat, shared, unserved, unserved_chat } = body;
+pub(crate) fn validate(
+    body: ChatBody,
+    served: &Served,
+    caller: Caller,
+) -> Result<ValidChat, ApiError> {
+    let ChatBody { chat, shared, decoding, unserved, unserved_chat } = body;
     let ChatFields {
         messages,
         max_tokens,
@@ -56,7 +61,7 @@ pub(crate) fn validate(body: ChatBody, served: &Served) -> Result<ValidChat, Api
         // A template writes the special tokens itself.
         add_special_tokens: false,
     };
-    let common = common::validate(shared, &unserved, dialect, served)?;
+    let common = common::validate(shared, &decoding, &unserved, dialect, served, caller)?;
     Ok(ValidChat {
         messages: conversation(messages.unwrap_or_default())?,
         add_generation_prompt: add_generation_prompt.unwrap_or(true),

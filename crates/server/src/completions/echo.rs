@@ -78,7 +78,7 @@ pub(crate) struct Style {
 
 impl Style {
     /// Puts the prompt of choice number `index` before the first thing it says.
-    pub(crate) fn with_prompt(&self, index: usize, said: Gathered, run: &Run) -> Gathered {
+    pub(crate) fn with_prompt(&self, index: usize, mut said: Gathered, run: &Run) -> Gathered {
         let Some(echo) = self.echoes.get(index / self.n.max(1)) else { return said };
         let mut text = echo.text.clone();
         text.push_str(&said.text);
@@ -87,7 +87,7 @@ impl Style {
             let scores = run.lane_of(index).map_or(&[][..], |lane| &lane.scores);
             records = echo.records(scores);
         }
-        records.extend(said.records);
-        Gathered { text, records, finish: said.finish }
+        records.extend(std::mem::take(&mut said.records));
+        Gathered { text, records, ..said }
     }
 }

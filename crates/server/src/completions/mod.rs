@@ -7,7 +7,6 @@ mod stream;
 pub(crate) mod types;
 pub(crate) mod validate;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -16,6 +15,7 @@ use folio_core::schedule::Job;
 
 use crate::admin::json;
 use crate::app::request_id;
+use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
@@ -41,7 +41,7 @@ pub(crate) async fn complete(
     let (parts, body) = request.into_parts();
     let body: CompletionBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let ValidCompletion { prompts, echo, common } = validate(body, &app.served)?;
+    let ValidCompletion { prompts, echo, common } = validate(body, &app.served, caller(&parts))?;
     let reading = Reading {
         vocab: app.served.param_limits.vocab,
         add_special_tokens: common.add_special_tokens,
@@ -55,12 +55,7 @@ pub(crate) async fn complete(
         offset: read.echo.as_ref().map_or(0, Echo::characters),
     };
     let orders = read.iter().map(order).collect();
-    let rendering = Rendering {
-        tokenizer: app.served.texts.tokenizer.clone(),
-        skip_special_tokens: common.skip_special_tokens,
-        with_records: common.params.sampling.logprobs.is_some(),
-        stops: Arc::from(common.stops),
-    };
+    let rendering = Rendering::new(&app.served, &common);
     let heading = Heading::new("cmpl", common.model, &app.served);
     let report = Report::new(heading.id.clone(), request_id(&parts), "completions", arrival);
     let fields = FieldNames { prompt: "prompt", max_tokens: "max_tokens" };

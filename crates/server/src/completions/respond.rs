@@ -28,11 +28,14 @@ pub(super) struct CompletionChoice {
     logprobs: Option<CompletionLogprobs>,
     finish_reason: Option<&'static str>,
     stop_reason: Option<StopReason>,
+    /// What a ranking made of the choice; at its end, and only where choices are ranked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
 }
 
 impl CompletionChoice {
     pub(super) fn new(index: usize, said: Gathered, style: &Style) -> Self {
-        let Gathered { text, records, finish } = said;
+        let Gathered { text, records, finish, score } = said;
         let tokenizer = &style.rendering.tokenizer;
         Self {
             index,
@@ -43,6 +46,7 @@ impl CompletionChoice {
                 .then(|| logprobs::completion(tokenizer, &records)),
             finish_reason: finish.as_ref().map(Finish::reason),
             stop_reason: finish.as_ref().and_then(StopReason::of),
+            score,
         }
     }
 }

@@ -37,8 +37,8 @@ impl CompletionStream {
     }
 
     fn choice(&mut self, piece: Piece) -> CompletionChoice {
-        let Piece { index, text, records, finish } = piece;
-        let mut said = Gathered { text, records, finish };
+        let Piece { index, text, records, finish, score } = piece;
+        let mut said = Gathered { text, records, finish, score };
         let first = self.begun.get_mut(index).is_some_and(|begun| !std::mem::replace(begun, true));
         if first && let Some(run) = &self.run {
             said = self.style.with_prompt(index, said, run);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
-use crate::request::common::SharedFields;
+use crate::request::common::{DecodingFields, SharedFields};
 use crate::request::fields::{Int, fields, object, push_bounded};
 use crate::request::unserved::{UnservedFields, unserved};
 
@@ -13,12 +13,14 @@ use crate::request::unserved::{UnservedFields, unserved};
 pub(crate) struct CompletionBody {
     pub(crate) completion: CompletionFields,
     pub(crate) shared: SharedFields,
+    pub(crate) decoding: DecodingFields,
     pub(crate) unserved: UnservedFields,
     pub(crate) unserved_completion: UnservedCompletionFields,
 }
 object!(CompletionBody {
     completion: CompletionFields,
     shared: SharedFields,
+    decoding: DecodingFields,
     unserved: UnservedFields,
     unserved_completion: UnservedCompletionFields,
 });

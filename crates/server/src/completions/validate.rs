@@ -1,6 +1,7 @@
 //! From a [`CompletionBody`] to a [`ValidCompletion`].
 
 use super::types::{CompletionBody, CompletionFields, Prompt, Prompts};
+use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::request::common::{self, Common, Dialect};
 use crate::state::Served;
@@ -22,8 +23,12 @@ pub(crate) struct ValidCompletion {
 ///
 /// # Errors
 /// 400 that names the first field that is wrong or not served; 404 for another model.
-pub(crate) fn validate(body: CompletionBody, served: &Served) -> Result<ValidCompletion, ApiError> {
-    let CompletionBody { completion, shared, unserved, unserved_completion } = body;
+pub(crate) fn validate(
+    body: CompletionBody,
+    served: &Served,
+    caller: Caller,
+) -> Result<ValidCompletion, ApiError> {
+    let CompletionBody { completion, shared, decoding, unserved, unserved_completion } = body;
     let CompletionFields { prompt, max_tokens, logprobs, echo, suffix } = completion;
     unserved_completion.refuse()?;
     if suffix.is_some_and(|suffix| !suffix.is_empty()) {
@@ -39,7 +44,7 @@ pub(crate) fn validate(body: CompletionBody, served: &Served) -> Result<ValidCom
         prompt_logprobs: logprobs.filter(|_| echo),
         add_special_tokens: true,
     };
-    let common = common::validate(shared, &unserved, dialect, served)?;
+    let common = common::validate(shared, &decoding, &unserved, dialect, served, caller)?;
     let prompts = match prompt {
         None => return Err(ApiError::field("prompt", "is missing")),
         Some(Prompts::One(prompt)) => vec![prompt],

@@ -53,6 +53,7 @@ pub(crate) struct Gathered {
     pub(crate) text: String,
     pub(crate) records: Vec<TokenRecord>,
     pub(crate) finish: Option<Finish>,
+    pub(crate) score: Option<f64>,
 }
 
 /// Waits for the whole answer.
@@ -62,11 +63,12 @@ pub(crate) struct Gathered {
 pub(crate) async fn gather(run: &mut Run) -> Result<Vec<Gathered>, ApiError> {
     let mut choices: Vec<Gathered> = (0..run.choices()).map(|_| Gathered::default()).collect();
     while let Some(pieces) = run.next().await {
-        for Piece { index, text, records, finish } in pieces? {
+        for Piece { index, text, records, finish, score } in pieces? {
             let Some(choice) = choices.get_mut(index) else { continue };
             choice.text.push_str(&text);
             choice.records.extend(records);
             choice.finish = finish.or(choice.finish.take());
+            choice.score = score.or(choice.score);
         }
     }
     Ok(choices)

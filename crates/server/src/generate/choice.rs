@@ -12,6 +12,9 @@ use folio_core::exec::{Drawn, Score};
 use folio_core::ids::Token;
 use folio_text::{Detokenizer, StopFinder, Tokenizer, TokenizerError};
 
+use crate::request::common::Common;
+use crate::state::Served;
+
 /// How many tokens of the prompt decide how the first generated ones are written.
 const CONTEXT: usize = 32;
 
@@ -57,6 +60,8 @@ pub(crate) struct Piece {
     pub(crate) records: Vec<TokenRecord>,
     /// Set on the choice's last piece.
     pub(crate) finish: Option<Finish>,
+    /// Set on the last piece of a choice that was ranked.
+    pub(crate) score: Option<f64>,
 }
 
 /// How tokens become text, the same for all choices of a request.
@@ -65,8 +70,27 @@ pub(crate) struct Rendering {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) skip_special_tokens: bool,
     pub(crate) stops: Arc<[String]>,
+    /// Tokens that are the model's own end.
+    pub(crate) eos: Arc<[Token]>,
     /// Whether log-probabilities are reported.
     pub(crate) with_records: bool,
+}
+
+impl Rendering {
+    pub(crate) fn new(served: &Served, common: &Common) -> Self {
+        Self {
+            tokenizer: served.texts.tokenizer.clone(),
+            skip_special_tokens: common.skip_special_tokens,
+            stops: Arc::from(&common.stops[..]),
+            eos: Arc::from(&common.params.eos[..]),
+            with_records: common.params.sampling.logprobs.is_some(),
+        }
+    }
+}
+
+/// The tokens of a prompt that decide how the first generated ones are written.
+pub(super) fn context(prompt: &[u32]) -> &[u32] {
+    prompt.get(prompt.len().saturating_sub(CONTEXT)..).unwrap_or_default()
 }
 
 /// A choice that is being generated.
@@ -75,12 +99,15 @@ pub(crate) struct Choice {
     detokenizer: Detokenizer,
     finder: StopFinder,
     stops: Arc<[String]>,
+    eos: Arc<[Token]>,
     with_records: bool,
     /// Characters completed so far, those held back included.
     characters: u64,
     pending: Piece,
     finished: Option<Finish>,
     reported: bool,
+    /// What a ranking made of it.
+    pub(crate) score: Option<f64>,
     /// Tokens counted so far.
     pub(crate) generated: u32,
     /// When the first and the last token so far were made.
@@ -91,17 +118,19 @@ pub(crate) struct Choice {
 impl Choice {
     /// Choice number `index` of an answer to `prompt`; its characters are counted from `offset`.
     pub(crate) fn new(rendering: &Rendering, index: usize, prompt: &[u32], offset: u64) -> Self {
-        let Rendering { tokenizer, skip_special_tokens, stops, with_records } = rendering;
-        let context = prompt.get(prompt.len().saturating_sub(CONTEXT)..).unwrap_or_default();
+        let Rendering { tokenizer, skip_special_tokens, stops, eos, with_records } = rendering;
+        let context = context(prompt);
         Self {
             detokenizer: Detokenizer::new(tokenizer.clone(), *skip_special_tokens, context),
             finder: StopFinder::new(stops.to_vec(), false),
             stops: Arc::clone(stops),
+            eos: Arc::clone(eos),
             with_records: *with_records,
             characters: offset,
             pending: Piece { index, ..Piece::default() },
             finished: None,
             reported: false,
+            score: None,
             generated: 0,
             first_token: None,
             last_token: None,
@@ -138,8 +167,7 @@ impl Choice {
         if self.with_records {
             self.pending.records.push(TokenRecord { token, score, offset: self.characters });
         }
-        // The token that ends a text is not part of it.
-        if !matches!(ended, Some(FinishReason::Stop(_))) {
+        if !self.is_end(token, ended) {
             let text = self.detokenizer.push(token.0)?;
             self.append(&text);
         }
@@ -149,6 +177,16 @@ impl Choice {
             self.end(ended);
         }
         Ok(())
+    }
+
+    /// Whether a token ends the text without being part of it. Where choices are ranked, the engine also ends a sequence by
+    /// a stop string; the token that completes one is text like any other.
+    fn is_end(&self, token: Token, ended: Option<FinishReason>) -> bool {
+        match ended {
+            Some(FinishReason::Stop(Some(_))) => true,
+            Some(FinishReason::Stop(None)) => self.eos.contains(&token),
+            Some(FinishReason::Length) | None => false,
+        }
     }
 
     /// Text that is complete: shown unless it may be part of a stop string.
@@ -186,6 +224,7 @@ impl Choice {
         let next = Piece { index: self.pending.index, ..Piece::default() };
         let mut piece = std::mem::replace(&mut self.pending, next);
         piece.finish = self.finished.clone();
+        piece.score = self.score.filter(|_| self.is_finished());
         Some(piece)
     }
 }

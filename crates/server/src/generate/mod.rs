@@ -6,3 +6,4 @@ pub(crate) mod encode;
 pub(crate) mod logprobs;
 pub(crate) mod report;
 pub(crate) mod run;
+mod stop_rule;

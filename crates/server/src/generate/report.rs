@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use folio_core::params::Decoding;
+
 use super::choice::Finish;
 use super::run::Lane;
 
@@ -32,6 +34,11 @@ pub(crate) struct Report {
     cached_tokens: u64,
     generated_tokens: u64,
     preemptions: u64,
+    swaps: u64,
+    /// How the choices came about.
+    decoding: &'static str,
+    /// Samples or beams per prompt, where they are ranked.
+    width: Option<u32>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     finish: Option<&'static str>,
@@ -55,6 +62,9 @@ impl Report {
             cached_tokens: 0,
             generated_tokens: 0,
             preemptions: 0,
+            swaps: 0,
+            decoding: "none",
+            width: None,
             first_token: None,
             last_token: None,
             finish: None,
@@ -68,6 +78,12 @@ impl Report {
         self.prompt_tokens += u64::from(lane.prompt_tokens);
         self.cached_tokens += u64::from(lane.cached_tokens);
         self.preemptions += u64::from(lane.preemptions);
+        self.swaps += u64::from(lane.swaps);
+        (self.decoding, self.width) = match lane.decoding {
+            Decoding::Beam(beams) => ("beam", Some(beams.width)),
+            Decoding::Sample { best_of } if lane.is_ranked => ("best_of", Some(best_of)),
+            Decoding::Sample { .. } => ("sample", None),
+        };
         for choice in &lane.choices {
             self.generated_tokens += u64::from(choice.generated);
             self.last_token = self.last_token.max(choice.last_token);
@@ -112,6 +128,9 @@ impl Report {
             cached_tokens = self.cached_tokens,
             generated_tokens = self.generated_tokens,
             preemptions = self.preemptions,
+            swaps = self.swaps,
+            decoding = self.decoding,
+            width = self.width,
             ttft_ms = milliseconds(self.arrival, self.first_token),
             tpot_ms = tpot,
             total_ms = total.as_secs_f64() * 1e3,

@@ -8,12 +8,14 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use folio_core::exec::Score;
+use folio_core::params::Decoding;
 use folio_core::schedule::Job;
 use folio_engine::{Generation, Refused, Timing, Update};
 use serde::Serialize;
 
 use super::choice::{Choice, Finish, Piece, Rendering};
 use super::report::{Outcome, Report};
+use super::stop_rule::stop_rule;
 use crate::error::ApiError;
 use crate::state::{App, Ticket};
 
@@ -81,8 +83,21 @@ pub(crate) struct Lane {
     pub(crate) max_tokens: Option<u32>,
     pub(crate) cached_tokens: u32,
     pub(crate) preemptions: u32,
+    pub(crate) swaps: u32,
+    pub(crate) decoding: Decoding,
+    /// Whether the choices are told all at once, best first.
+    pub(crate) is_ranked: bool,
     pub(crate) timing: Timing,
     counted: bool,
+}
+
+impl Lane {
+    /// What there is to say. Ranked choices were complete before the first of their tokens came, so each is said at once.
+    fn take(&mut self) -> impl Iterator<Item = Piece> {
+        let whole = self.is_ranked;
+        let ready = self.choices.iter_mut().filter(move |c| !whole || c.is_finished());
+        ready.filter_map(Choice::take)
+    }
 }
 
 impl std::fmt::Debug for Lane {
@@ -101,12 +116,14 @@ impl Run {
     /// The engine's refusal of any of them.
     pub(crate) fn start(app: &App, orders: Vec<Order>, setting: Setting) -> Result<Self, ApiError> {
         let Setting { ticket, rendering, fields, report } = setting;
-        let prompts = orders.len();
-        let mut lanes = Vec::with_capacity(prompts);
+        room_for(orders.len(), app.engine.limits().max_queued, fields)?;
+        let mut lanes = Vec::with_capacity(orders.len());
         let mut index = 0;
-        for Order { job, offset } in orders {
+        for Order { mut job, offset } in orders {
             let prompt: Vec<u32> = job.prompt.iter().map(|token| token.0).collect();
+            job.stop_rule = stop_rule(&rendering, &job.params, &prompt);
             let max_tokens = job.params.max_tokens;
+            let (decoding, is_ranked) = (job.params.decoding, job.params.is_ranked());
             let choices = (0..job.params.n)
                 .map(|_| {
                     let choice = Choice::new(&rendering, index, &prompt, offset);
@@ -114,8 +131,7 @@ impl Run {
                     choice
                 })
                 .collect();
-            let generation =
-                app.engine.generate(job).map_err(|why| refused(why, prompts, fields))?;
+            let generation = app.engine.generate(job).map_err(|why| refused(why, fields))?;
             lanes.push(Lane {
                 timing: *generation.timing(),
                 source: Some(next_updates(generation)),
@@ -125,6 +141,9 @@ impl Run {
                 max_tokens,
                 cached_tokens: 0,
                 preemptions: 0,
+                swaps: 0,
+                decoding,
+                is_ranked,
                 counted: false,
             });
         }
@@ -145,8 +164,7 @@ impl Run {
                     return Some(Err(error));
                 }
             }
-            let choices = self.lanes.iter_mut().flat_map(|lane| &mut lane.choices);
-            let pieces: Vec<Piece> = choices.filter_map(Choice::take).collect();
+            let pieces: Vec<Piece> = self.lanes.iter_mut().flat_map(Lane::take).collect();
             if !pieces.is_empty() {
                 return Some(Ok(pieces));
             }
@@ -182,6 +200,7 @@ impl Run {
                     let Some(choice) = choice else { continue };
                     if let Some(last) = choice.last_token
                         && !choice.is_finished()
+                        && !lane.is_ranked
                     {
                         self.app.metrics.inter_token(at.saturating_duration_since(last));
                     }
@@ -192,15 +211,24 @@ impl Run {
                         )
                     })?;
                 }
-                Update::Ranked { .. } => {}
-                Update::Ended { preemptions, swaps: _ } => lane.preemptions = preemptions,
+                Update::Ranked { scores } => {
+                    for (choice, score) in lane.choices.iter_mut().zip(scores) {
+                        choice.score = Some(score);
+                    }
+                }
+                Update::Ended { preemptions, swaps } => {
+                    (lane.preemptions, lane.swaps) = (preemptions, swaps);
+                }
                 Update::Failed(cause) => return Err(failed(&cause)),
             }
         }
         // A stop string ends a choice only here; when all choices have ended, dropping the generation tells the engine.
-        // Without one the engine knows, and has a last word with the number of preemptions.
+        // Without one, and where choices are ranked, the engine knows, and has a last word with the number of preemptions.
         let ended_here = |choice: &Choice| matches!(choice.finish(), Some(Finish::StopString(_)));
-        if lane.choices.iter().all(Choice::is_finished) && lane.choices.iter().any(ended_here) {
+        if !lane.is_ranked
+            && lane.choices.iter().all(Choice::is_finished)
+            && lane.choices.iter().any(ended_here)
+        {
             lane.source = None;
         }
         if lane.source.is_none() {
@@ -267,17 +295,20 @@ fn next_updates(mut generation: Generation) -> NextUpdates {
     })
 }
 
+/// Refuses what will never find room, before any of it takes room from others.
+fn room_for(prompts: usize, limit: u32, fields: FieldNames) -> Result<(), ApiError> {
+    if u32::try_from(prompts).is_ok_and(|prompts| prompts <= limit) {
+        return Ok(());
+    }
+    let problem = format!(
+        "has {prompts} entries, but at most {limit} requests may be in the server at one time"
+    );
+    Err(ApiError::field(fields.prompt, problem))
+}
+
 /// The engine's refusal as an answer.
-fn refused(why: Refused, prompts: usize, fields: FieldNames) -> ApiError {
+fn refused(why: Refused, fields: FieldNames) -> ApiError {
     match why {
-        Refused::Busy { limit, .. } if prompts > usize::try_from(limit).unwrap_or(usize::MAX) => {
-            ApiError::field(
-                fields.prompt,
-                format!(
-                    "has {prompts} entries, but at most {limit} requests may be in the server at one time"
-                ),
-            )
-        }
         Refused::Busy { .. } => ApiError::busy(why.to_string(), RETRY_AFTER),
         Refused::Rejected(reject) => match reject.field() {
             None => ApiError::busy(reject.to_string(), RETRY_AFTER),

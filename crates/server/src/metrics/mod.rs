@@ -103,7 +103,9 @@ impl Metrics {
         self.e2e_latency.record(arrival.elapsed().as_secs_f64());
         for choice in &lane.choices {
             self.generation_tokens.record(f64::from(choice.generated));
-            if let (Some(first), Some(last)) = (choice.first_token, choice.last_token) {
+            if let (Some(first), Some(last)) = (choice.first_token, choice.last_token)
+                && !lane.is_ranked
+            {
                 let steps = f64::from(choice.generated.saturating_sub(1).max(1));
                 self.time_per_output_token.record(seconds(first, last) / steps);
             }
@@ -118,9 +120,12 @@ impl Metrics {
         self.queue_time.record(seconds(timing.arrival, admitted));
         let Some((first, last)) = timing.first_token.zip(timing.last_token) else { return };
         self.time_to_first_token.record(seconds(arrival, first));
-        self.prefill_time.record(seconds(admitted, first));
-        self.decode_time.record(seconds(first, last));
         self.inference_time.record(seconds(admitted, last));
+        // Ranked choices are told all at once, which tells nothing about when their tokens were made.
+        if !lane.is_ranked {
+            self.prefill_time.record(seconds(admitted, first));
+            self.decode_time.record(seconds(first, last));
+        }
     }
 }
 

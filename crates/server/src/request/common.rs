@@ -6,10 +6,10 @@
 use folio_core::ids::Salt;
 use folio_core::params::{BadParam, Params, Requested};
 
-use super::fields::{Biases, Given, Int, List, Strings, fields, object};
-use super::unserved::{
-    Neutral, ResponseFormat, UnservedFields, refuse_best_of, refuse_format, refuse_unless,
-};
+use super::fields::{Biases, Early, Given, Int, List, Strings, fields, object};
+use super::unserved::{Neutral, ResponseFormat, UnservedFields, refuse_format, refuse_unless};
+use crate::auth::Caller;
+use crate::config::GenerationDefaults;
 use crate::error::ApiError;
 use crate::state::Served;
 
@@ -35,8 +35,18 @@ fields! {
         skip_special_tokens: bool,
         add_special_tokens: bool,
         cache_salt: String,
-        best_of: Int,
         response_format: ResponseFormat,
+    }
+}
+
+fields! {
+    /// How the choices come about, where not each is one sample.
+    pub(crate) struct DecodingFields {
+        best_of: Int,
+        use_beam_search: bool,
+        beam_width: Int,
+        length_penalty: f64,
+        early_stopping: Early,
     }
 }
 
@@ -99,9 +109,11 @@ pub(crate) struct Common {
 /// Checks everything the endpoints share.
 pub(crate) fn validate(
     shared: SharedFields,
+    decoding: &DecodingFields,
     unserved: &UnservedFields,
     dialect: Dialect,
     served: &Served,
+    caller: Caller,
 ) -> Result<Common, ApiError> {
     let SharedFields {
         model,
@@ -123,21 +135,24 @@ pub(crate) fn validate(
         skip_special_tokens,
         add_special_tokens,
         cache_salt,
-        best_of,
         response_format,
     } = shared;
+    let &DecodingFields { best_of, use_beam_search, beam_width, length_penalty, early_stopping } =
+        decoding;
     let model = served.known_model(model)?;
-    refuse_best_of(best_of, n)?;
     refuse_format(response_format)?;
     unserved.refuse()?;
-    let defaults = &served.texts.defaults;
+    let use_beam_search = use_beam_search.unwrap_or(false);
+    // Beams follow the model's own distribution; only what the caller itself asks for can contradict that.
+    let defaults =
+        if use_beam_search { GenerationDefaults::default() } else { served.texts.defaults };
     let asked = Requested {
         n: n.map(|n| n.0),
-        best_of: None,
-        use_beam_search: false,
-        beam_width: None,
-        length_penalty: None,
-        early_stopping: None,
+        best_of: best_of.map(|k| k.0),
+        use_beam_search,
+        beam_width: beam_width.map(|width| width.0),
+        length_penalty,
+        early_stopping: early_stopping.map(|early| early.0),
         max_tokens: dialect.max_tokens,
         temperature: temperature.or(defaults.temperature),
         top_p: top_p.or(defaults.top_p),
@@ -162,7 +177,7 @@ pub(crate) fn validate(
         delivery: delivery(stream, stream_options)?,
         skip_special_tokens: skip_special_tokens.unwrap_or(true),
         add_special_tokens: add_special_tokens.unwrap_or(dialect.add_special_tokens),
-        salt: salt(cache_salt.as_deref(), served)?,
+        salt: salt(caller, cache_salt.as_deref(), served)?,
     })
 }
 
@@ -226,15 +241,14 @@ fn delivery(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Deli
     Ok(Delivery::Stream { include_usage: include_usage.unwrap_or(false) })
 }
 
-fn salt(given: Option<&str>, served: &Served) -> Result<Salt, ApiError> {
+fn salt(caller: Caller, given: Option<&str>, served: &Served) -> Result<Salt, ApiError> {
     /// As vLLM bounds it.
     const LONGEST: usize = 1024;
-    let Some(text) = given else { return Ok(Salt::default()) };
-    if text.is_empty() || text.len() > LONGEST {
-        return Err(ApiError::field(
+    match given.map(str::len) {
+        Some(bytes) if bytes == 0 || bytes > LONGEST => Err(ApiError::field(
             "cache_salt",
-            format!("must have from 1 to {LONGEST} bytes, not {}", text.len()),
-        ));
+            format!("must have from 1 to {LONGEST} bytes, not {bytes}"),
+        )),
+        _ => Ok(served.salt(caller, given)),
     }
-    Ok(served.salt(text))
 }

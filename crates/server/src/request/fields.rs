@@ -8,6 +8,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use folio_core::params::EarlyStopping;
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -202,6 +203,36 @@ impl<'de> Deserialize<'de> for Int {
             }
         }
         deserializer.deserialize_any(Integer)
+    }
+}
+
+/// When a beam search ends: `false`, `true` or `"never"`, as Hugging Face writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Early(pub(crate) EarlyStopping);
+
+impl<'de> Deserialize<'de> for Early {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BoolOrNever;
+        impl Visitor<'_> for BoolOrNever {
+            type Value = Early;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("false, true or \"never\"")
+            }
+
+            fn visit_bool<E>(self, at_once: bool) -> Result<Early, E> {
+                Ok(Early(if at_once { EarlyStopping::AtOnce } else { EarlyStopping::Heuristic }))
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Early, E> {
+                if word == "never" {
+                    Ok(Early(EarlyStopping::Never))
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Str(word), &self))
+                }
+            }
+        }
+        deserializer.deserialize_any(BoolOrNever)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Nothing is silently ignored: such a field is accepted only at the value that asks for nothing and is refused by name
 //! otherwise. [`unserved!`] makes the decision part of the declaration, so a field cannot be listed without one.
 
-use super::fields::{Given, Int, fields, object};
+use super::fields::{Given, fields, object};
 use crate::error::{ApiError, quote};
 
 /// The value of a field that asks for nothing. `null` and absence always do.
@@ -19,8 +19,6 @@ pub(crate) enum Neutral {
     True,
     /// `0`.
     Zero,
-    /// `1`.
-    One,
     /// `[]` or `{}`.
     Empty,
     /// One of [`super::fields::WORDS`].
@@ -49,7 +47,6 @@ macro_rules! unserved {
 }
 pub(crate) use unserved;
 
-const BEAMS: &str = "beam search is not served";
 const GRAMMAR: &str = "output that follows a grammar is not served";
 const BOOKKEEPING: &str = "accepted at any value";
 
@@ -63,9 +60,6 @@ unserved! {
         request_id: Any, BOOKKEEPING;
         store: False, "answers are not stored";
         service_tier: Word, "there is one tier";
-        use_beam_search: False, BEAMS;
-        length_penalty: One, BEAMS;
-        early_stopping: False, BEAMS;
         min_tokens: Zero, "a least length is not served";
         bad_words: Empty, "ban tokens with `logit_bias`";
         allowed_token_ids: Null, "use `logit_bias`";
@@ -112,21 +106,9 @@ pub(crate) fn asks_nothing(neutral: Neutral, given: Given) -> bool {
         (Neutral::False, Given::Bool(value)) => !value,
         (Neutral::True, Given::Bool(value)) => value,
         (Neutral::Zero, Given::Number(value)) => value == 0.0,
-        (Neutral::One, Given::Number(value)) => value == 1.0,
         (Neutral::Empty, Given::Collection { empty }) => empty,
         (Neutral::Word, Given::Word) => true,
         _ => false,
-    }
-}
-
-/// `best_of` asks for nothing when it equals `n`.
-pub(crate) fn refuse_best_of(best_of: Option<Int>, n: Option<Int>) -> Result<(), ApiError> {
-    match best_of {
-        Some(best_of) if best_of != n.unwrap_or(Int(1)) => Err(ApiError::field(
-            "best_of",
-            "must equal `n`: choosing the best of more samples is not served",
-        )),
-        _ => Ok(()),
     }
 }
 

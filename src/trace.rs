@@ -1,0 +1,76 @@
+//! The lengths of expected requests, from a file.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use folio_model::block_size::Lengths;
+
+/// Longest file that is read, in bytes.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// The text of `file`, if it has at most `most` bytes.
+pub(crate) fn read_text(file: &Path, most: u64) -> Result<String> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    ensure!(length <= most, "the file is larger than {most} bytes");
+    String::from_utf8(bytes).context("the file is not UTF-8 text")
+}
+
+/// Reads a CSV file whose header names the columns `prompt_tokens` and `output_tokens`; other columns are passed over.
+///
+/// # Errors
+/// Names the file, and the line that is wrong.
+pub(crate) fn read(file: &Path) -> Result<Vec<Lengths>> {
+    read_text(file, MOST_BYTES)
+        .and_then(|text| parse(&text))
+        .with_context(|| format!("--block-size-trace {}", file.display()))
+}
+
+fn parse(text: &str) -> Result<Vec<Lengths>> {
+    let mut lines = text.lines();
+    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
+    let column = |name: &str| {
+        let found = header.iter().position(|column| *column == name);
+        found.with_context(|| format!("the first line names no column {name}"))
+    };
+    let (prompt, output) = (column("prompt_tokens")?, column("output_tokens")?);
+    let mut requests = Vec::new();
+    for (number, line) in (2..).zip(lines) {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let value = |column: usize| line.split(',').nth(column)?.trim().parse().ok();
+        match (value(prompt), value(output)) {
+            (Some(prompt), Some(output)) => requests.push(Lengths { prompt, output }),
+            _ => bail!("line {number} has no numbers of tokens where the header says"),
+        }
+    }
+    ensure!(!requests.is_empty(), "it names no request");
+    Ok(requests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_found_by_name() {
+        let text = "arrival_s, output_tokens,prompt_tokens\r\n0.0,12,7\n\n1.5, 3 ,4,\n";
+        let expected =
+            [Lengths { prompt: 7, output: 12 }, Lengths { prompt: 4, output: 3 }].to_vec();
+        assert_eq!(parse(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let problem = |text| parse(text).unwrap_err().to_string();
+        assert!(problem("").contains("prompt_tokens"));
+        assert!(problem("prompt_tokens,output\n1,2\n").contains("output_tokens"));
+        assert!(problem("prompt_tokens,output_tokens\n1,2\n3\n").contains("line 3"));
+        assert!(problem("prompt_tokens,output_tokens\n1,-2\n").contains("line 2"));
+        assert!(problem("prompt_tokens,output_tokens\n").contains("no request"));
+    }
+}
