@@ -292,7 +292,10 @@ impl KvMemory for Manager {
 
     fn fork(&mut self, table: &BlockTable) -> BlockTable {
         // All that the table was to compute has been published, or it was not to be forked yet.
-        debug_assert!(!self.owes(table), "a table is forked before it has been computed");
+        debug_assert!(
+            !self.owes(table) && table.awaited <= table.published(),
+            "a table is forked before it has been computed"
+        );
         for &block in &table.blocks {
             self.pool.hold(block);
         }
