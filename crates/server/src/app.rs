@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::admin::{health, models, tokenize};
+use crate::admin::{health, kv, models, tokenize};
 use crate::auth::require_key;
 use crate::chat::chat;
 use crate::completions::complete;
@@ -40,6 +40,7 @@ pub fn router(app: App) -> Router {
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/version", get(health::version))
+        .route("/debug/kv", get(kv::kv))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), require_key))

@@ -91,6 +91,15 @@ pub(crate) struct Lane {
     counted: bool,
 }
 
+impl Lane {
+    /// What there is to say. Ranked choices were complete before the first of their tokens came, so each is said at once.
+    fn take(&mut self) -> impl Iterator<Item = Piece> {
+        let whole = self.is_ranked;
+        let ready = self.choices.iter_mut().filter(move |c| !whole || c.is_finished());
+        ready.filter_map(Choice::take)
+    }
+}
+
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane")
@@ -107,8 +116,8 @@ impl Run {
     /// The engine's refusal of any of them.
     pub(crate) fn start(app: &App, orders: Vec<Order>, setting: Setting) -> Result<Self, ApiError> {
         let Setting { ticket, rendering, fields, report } = setting;
-        let prompts = orders.len();
-        let mut lanes = Vec::with_capacity(prompts);
+        room_for(orders.len(), app.engine.limits().max_queued, fields)?;
+        let mut lanes = Vec::with_capacity(orders.len());
         let mut index = 0;
         for Order { mut job, offset } in orders {
             let prompt: Vec<u32> = job.prompt.iter().map(|token| token.0).collect();
@@ -122,8 +131,7 @@ impl Run {
                     choice
                 })
                 .collect();
-            let generation =
-                app.engine.generate(job).map_err(|why| refused(why, prompts, fields))?;
+            let generation = app.engine.generate(job).map_err(|why| refused(why, fields))?;
             lanes.push(Lane {
                 timing: *generation.timing(),
                 source: Some(next_updates(generation)),
@@ -156,8 +164,7 @@ impl Run {
                     return Some(Err(error));
                 }
             }
-            let choices = self.lanes.iter_mut().flat_map(|lane| &mut lane.choices);
-            let pieces: Vec<Piece> = choices.filter_map(Choice::take).collect();
+            let pieces: Vec<Piece> = self.lanes.iter_mut().flat_map(Lane::take).collect();
             if !pieces.is_empty() {
                 return Some(Ok(pieces));
             }
@@ -288,17 +295,20 @@ fn next_updates(mut generation: Generation) -> NextUpdates {
     })
 }
 
+/// Refuses what will never find room, before any of it takes room from others.
+fn room_for(prompts: usize, limit: u32, fields: FieldNames) -> Result<(), ApiError> {
+    if u32::try_from(prompts).is_ok_and(|prompts| prompts <= limit) {
+        return Ok(());
+    }
+    let problem = format!(
+        "has {prompts} entries, but at most {limit} requests may be in the server at one time"
+    );
+    Err(ApiError::field(fields.prompt, problem))
+}
+
 /// The engine's refusal as an answer.
-fn refused(why: Refused, prompts: usize, fields: FieldNames) -> ApiError {
+fn refused(why: Refused, fields: FieldNames) -> ApiError {
     match why {
-        Refused::Busy { limit, .. } if prompts > usize::try_from(limit).unwrap_or(usize::MAX) => {
-            ApiError::field(
-                fields.prompt,
-                format!(
-                    "has {prompts} entries, but at most {limit} requests may be in the server at one time"
-                ),
-            )
-        }
         Refused::Busy { .. } => ApiError::busy(why.to_string(), RETRY_AFTER),
         Refused::Rejected(reject) => match reject.field() {
             None => ApiError::busy(reject.to_string(), RETRY_AFTER),

@@ -125,18 +125,40 @@ fn histograms(page: &mut Page, all: &[(&str, &str, &Histogram)]) {
 }
 
 fn gauges(page: &mut Page, engine: &Snapshot) {
-    let stats = &engine.stats;
-    let running = f64::from(stats.running.groups);
+    let (stats, kv) = (&engine.stats, &engine.stats.kv);
+    let (running, swapped) = (f64::from(stats.running.groups), f64::from(stats.swapped.groups));
     // Requests that the engine has accepted and not yet taken up wait as much as those in the scheduler's queue.
-    let waiting = (f64::from(engine.requests) - running).max(f64::from(stats.waiting.groups));
-    page.gauge("vllm:num_requests_running", "Requests that hold memory.", running);
-    page.gauge("vllm:num_requests_waiting", "Requests that wait.", waiting);
-    let usage = f64::from(stats.kv.used) / f64::from(stats.kv.total.max(1));
-    page.gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", usage);
+    let waiting = f64::from(engine.requests) - running - swapped;
+    let waiting = waiting.max(f64::from(stats.waiting.groups));
+    let share = |used: u32, total: u32| f64::from(used) / f64::from(total.max(1));
+    let all = [
+        ("vllm:num_requests_running", "Requests that hold memory.", running),
+        ("vllm:num_requests_waiting", "Requests that wait.", waiting),
+        ("vllm:num_requests_swapped", "Requests whose blocks are swapped out.", swapped),
+        (
+            "vllm:kv_cache_usage_perc",
+            "Share of KV blocks in use, 0 to 1.",
+            share(kv.used, kv.total),
+        ),
+        (
+            "vllm:cpu_cache_usage_perc",
+            "Share of the swap space in use, 0 to 1.",
+            share(kv.swap_used, kv.swap_total),
+        ),
+        ("folio:kv_blocks_pinned", "KV blocks that are never evicted.", f64::from(kv.pinned)),
+    ];
+    for (name, help, value) in all {
+        page.gauge(name, help, value);
+    }
+    #[allow(clippy::cast_precision_loss, reason = "the format's numbers are doubles")]
+    let saved = kv.held.saturating_sub(u64::from(kv.used)) as f64;
+    let help = "KV blocks more that would be in use if nobody shared any.";
+    page.gauge("folio:kv_blocks_saved_by_sharing", help, saved);
 }
 
 fn counters(page: &mut Page, engine: &Snapshot) {
     let (kv, totals) = (&engine.stats.kv, &engine.stats.totals);
+    let recomputed = totals.preemptions.saturating_sub(totals.swap_preemptions);
     let all = [
         (
             "vllm:prefix_cache_queries_total",
@@ -147,6 +169,43 @@ fn counters(page: &mut Page, engine: &Snapshot) {
         ("vllm:num_preemptions_total", "Preemptions of requests.", totals.preemptions),
         ("vllm:prompt_tokens_total", "Prompt tokens of admitted requests.", totals.prompt_tokens),
         ("vllm:generation_tokens_total", "Generated tokens.", totals.generated_tokens),
+        (
+            "folio:kv_block_copies_total",
+            "KV blocks copied before a write, since others held them.",
+            kv.copies,
+        ),
+        (
+            "folio:prefix_partial_hits_total",
+            "KV blocks copied because a cached one begins as a prompt goes on.",
+            kv.partial_hits,
+        ),
+        (
+            "folio:preemptions_by_swap_total",
+            "Preemptions that swapped the request out.",
+            totals.swap_preemptions,
+        ),
+        (
+            "folio:preemptions_by_recompute_total",
+            "Preemptions after which the request is computed again.",
+            recomputed,
+        ),
+        ("folio:swap_blocks_out_total", "KV blocks that were swapped out.", kv.swapped_out),
+        ("folio:swap_blocks_in_total", "KV blocks that were swapped in.", kv.swapped_in),
+        (
+            "folio:swap_blocks_reused_total",
+            "KV blocks of swapped requests that were still there.",
+            kv.swap_reused,
+        ),
+        (
+            "folio:swap_slots_lost_total",
+            "Swapped KV blocks that could not be read back.",
+            totals.lost_slots,
+        ),
+        (
+            "folio:swap_refusals_total",
+            "Preemptions that found the swap space full.",
+            totals.swap_refusals,
+        ),
     ];
     for (name, help, value) in all {
         page.counter(name, help, value);

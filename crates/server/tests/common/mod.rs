@@ -14,7 +14,7 @@ use folio_core::ids::Token;
 use folio_core::kv::{Config, Manager};
 use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{Checks, EngineConfig, EngineThread, Handle, start};
-use folio_server::{App, Ending, ModelFacts, ModelTexts, ServerConfig, serve};
+use folio_server::{App, Ending, GenerationDefaults, ModelFacts, ModelTexts, ServerConfig, serve};
 use folio_sim::{CostExecutor, Gate, Sight, TokenRule};
 use folio_text::{ChatTemplate, SpecialTokens, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -44,6 +44,7 @@ pub(crate) struct Setup {
     pub(crate) blocks: u32,
     pub(crate) max_queued: u32,
     pub(crate) template: bool,
+    pub(crate) defaults: GenerationDefaults,
     /// Fails the step in which this byte would be drawn.
     pub(crate) poison: Option<u8>,
 }
@@ -60,6 +61,7 @@ impl Default for Setup {
             blocks: 1024,
             max_queued: 64,
             template: true,
+            defaults: GenerationDefaults::default(),
             poison: None,
         }
     }
@@ -105,7 +107,7 @@ impl Server {
         let texts = ModelTexts {
             tokenizer: tokenizer(),
             template: setup.template.then(template),
-            defaults: folio_server::GenerationDefaults::default(),
+            defaults: setup.defaults,
         };
         let app = App::new(setup.config, engine.clone(), texts);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
