@@ -21,7 +21,7 @@ const TIGHT: [&str; 8] = [
 const KV_BYTES: &str = "2M";
 const CLIENTS: u64 = 64;
 
-/// Requests with prompts of 8 to 200 tokens, 16 to 200 tokens of output and mixed sampling parameters.
+/// Requests with prompts of 8 to 200 tokens, 16 to 200 tokens of output, and all ways to decode.
 fn requests(seed: u64) -> Vec<Value> {
     let mut random = Random(seed);
     (0..CLIENTS)
@@ -38,12 +38,20 @@ fn requests(seed: u64) -> Vec<Value> {
                 "model": "folio-demo", "prompt": prompt, "stream": true, "ignore_eos": true,
                 "max_tokens": random.between(16, 200), "seed": i, "temperature": temperature,
             });
-            match random.below(5) {
+            match random.below(8) {
                 0 => body["top_p"] = json!(0.9),
                 1 => body["top_k"] = json!(20),
                 2 => body["min_p"] = json!(0.05),
                 3 => body["frequency_penalty"] = json!(0.5),
-                _ => body["n"] = json!(2),
+                4 => body["n"] = json!(2),
+                5 => (body["best_of"], body["n"]) = (json!(3), json!(2)),
+                _ => {
+                    body["temperature"] = json!(0.0);
+                    body["use_beam_search"] = json!(true);
+                    (body["beam_width"], body["n"]) = (json!(4), json!(2));
+                    body["length_penalty"] = json!(0.5);
+                    body["max_tokens"] = json!(random.between(8, 60));
+                }
             }
             body
         })
@@ -96,6 +104,53 @@ fn a_crowd_in_a_tight_cache_gets_what_each_gets_alone() {
         assert_eq!(&outputs(&roomy, body), crowd, "{body}");
     }
     roomy.stop();
+}
+
+/// Preempted requests wait on disk.
+fn tight_with_swap(folder: &str) -> Vec<&str> {
+    let mut flags = TIGHT.to_vec();
+    flags.extend(["--swap-dir", folder, "--preemption-mode", "swap"]);
+    flags
+}
+
+#[test]
+fn a_crowd_that_is_swapped_to_disk_gets_what_each_gets_alone() {
+    let folder = std::env::temp_dir();
+    let tight = Server::start(&tight_with_swap(folder.to_str().expect("a path in Unicode")));
+    let bodies = requests(3);
+    let together: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let clients: Vec<_> = bodies.iter().map(|b| scope.spawn(|| outputs(&tight, b))).collect();
+        clients.into_iter().map(|c| c.join().expect("a client")).collect()
+    });
+    let swaps = tight.metric("folio:preemptions_by_swap_total");
+    assert!(swaps >= 20.0, "only {swaps} swaps: the cache is too large for this test");
+    assert!(tight.metric("folio:swap_blocks_in_total") > 0.0);
+    tight.assert_nothing_leaked();
+    assert_eq!(tight.metric("vllm:cpu_cache_usage_perc"), 0.0, "slots leaked");
+    // The same once more, one after the other.
+    for (body, crowd) in bodies.iter().zip(&together) {
+        assert_eq!(&outputs(&tight, body), crowd, "{body}");
+    }
+    tight.stop();
+}
+
+#[test]
+fn a_signal_while_requests_are_swapped_out_lets_them_finish() {
+    let folder = std::env::temp_dir();
+    let server = Server::start(&tight_with_swap(folder.to_str().expect("a path in Unicode")));
+    let bodies = requests(4);
+    let (bodies, canary) = (&bodies[..24], &bodies[0]);
+    let expected = outputs(&server, canary);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = bodies.iter().map(|b| scope.spawn(|| outputs(&server, b))).collect();
+        while server.metric("vllm:num_requests_swapped") == 0.0 {
+            std::thread::yield_now();
+        }
+        server.signal("TERM");
+        let outputs: Vec<_> = clients.into_iter().map(|c| c.join().expect("a client")).collect();
+        assert_eq!(outputs[0], expected);
+    });
+    assert!(server.wait().success());
 }
 
 #[test]

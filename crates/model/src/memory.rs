@@ -148,7 +148,7 @@ impl MemoryPlan {
         let blocks = blocks.min(u64::from(u32::MAX));
         let cache = blocks.saturating_mul(per_block);
         if blocks < need || taken.saturating_add(cache) > request.available_bytes {
-            return Err(Misfit::Memory(Shortage { need, blocks, plan }));
+            return Err(Misfit::Memory(Box::new(Shortage { need, blocks, plan })));
         }
         plan.blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
         if let Some(SwapRequest { bytes: None, on_disk: true }) = request.swap {
@@ -313,7 +313,7 @@ pub(crate) enum Misfit {
     /// A value is out of range whatever the memory.
     Flag(DoesNotFit),
     /// Memory is short.
-    Memory(Shortage),
+    Memory(Box<Shortage>),
 }
 
 /// What is short.

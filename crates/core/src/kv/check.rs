@@ -181,7 +181,7 @@ mod tests {
 
     /// Two forks of a sequence of ten positions, in blocks of four, of which the first two are published.
     fn two_forks() -> (Manager, [BlockTable; 2]) {
-        let config = Config { block_size: 4, capacity: 6, prefix_caching: true, secret: 1 };
+        let config = Config { block_size: 4, capacity: 9, prefix_caching: true, secret: 1 };
         let mut manager = Manager::new(config).unwrap();
         let tokens: Vec<Token> = (0..10).map(Token).collect();
         let claim = Claim {
@@ -207,7 +207,7 @@ mod tests {
             (|_, tables| tables[0].len += 1, "block 2 is shared: 3 of it by one table, 2 by"),
             (|_, tables| tables[0].blocks.swap(0, 2), "block 0 is in tables at 2 and at 0"),
             (|_, tables| tables[0].blocks[2] = BlockId(1), "block 1 is in tables at 1 and at 2"),
-            (|_, tables| tables[0].blocks[2] = BlockId(6), "block 6 is in a table but does not"),
+            (|_, tables| tables[0].blocks[2] = BlockId(9), "block 9 is in a table but does not"),
             (|_, tables| tables[0].cached = 12, "12 positions of a table of 10 are cached"),
             (
                 |_, tables| tables[0].chain.as_mut().unwrap().blocks = 3,
@@ -254,6 +254,47 @@ mod tests {
         assert!(error.contains("block 2 is findable but a table may still write to it"), "{error}");
         for table in tables {
             manager.free(table);
+        }
+    }
+
+    #[test]
+    fn every_damage_to_what_can_be_found_is_reported() {
+        type Damage = fn(&mut Manager, &mut [BlockTable; 3]);
+        let damages: [(Damage, &str); 6] = [
+            (|manager, _| manager.pool.pin(BlockId(2)), "block 2 is pinned but cannot be found"),
+            (|manager, _| manager.kin.disown(BlockId(1)), "block 1 is Ready"),
+            (|manager, _| manager.kin.note(BlockId(1), 3, &[Token(99)]), "block 1 is Ready"),
+            (|_, tables| tables[2].awaited = 2, "block 3 is promised but 2 tables may write to it"),
+            (|_, tables| tables[2].cached = 9, "a table waits behind 2 blocks but 9 are cached"),
+            (
+                |_, tables| tables[2].ahead.resize(3, tables[2].chain.unwrap().hash),
+                "more blocks are expected of a table of 13 positions than it has",
+            ),
+        ];
+        for (damage, report) in damages {
+            let (mut manager, [first, second]) = two_forks();
+            // A third goes on otherwise after two blocks, and a fourth like the third.
+            let tokens: Vec<Token> = (0..8).chain(20..25).map(Token).collect();
+            let claim = Claim {
+                tokens: &tokens,
+                salt: Salt(0),
+                use_prefix_cache: true,
+                sequences: 1,
+                longest: 13,
+            };
+            let third = manager.admit(&claim, &mut Vec::new()).unwrap();
+            let fourth = manager.admit(&claim, &mut Vec::new()).unwrap();
+            let mut tables = [first, second, fourth];
+            let all = |tables: &[BlockTable; 3], manager: &Manager| {
+                manager.check(&mut tables.iter().chain([&third]))
+            };
+            assert_eq!(all(&tables, &manager), Ok(()));
+            damage(&mut manager, &mut tables);
+            let error = all(&tables, &manager).unwrap_err();
+            assert!(error.contains(report), "{error:?} does not say {report:?}");
+            for table in tables.into_iter().chain([third]) {
+                let _ = table.into_blocks();
+            }
         }
     }
 

@@ -57,6 +57,7 @@ fn count<T>(items: &[T]) -> u32 {
 /// | [`free`](KvMemory::free) | the blocks go back, the last one first; those with a hash keep it until they are needed |
 ///
 /// It moves no data: copies are [`CacheOp`]s for an executor. Each verb succeeds, or returns [`Short`] having changed nothing.
+/// `cargo run -p folio-core --example paging` drives the verbs without a model and prints what they do.
 ///
 /// ```
 /// use folio_core::ids::{Salt, Token};
@@ -291,7 +292,10 @@ impl KvMemory for Manager {
 
     fn fork(&mut self, table: &BlockTable) -> BlockTable {
         // All that the table was to compute has been published, or it was not to be forked yet.
-        debug_assert!(!self.owes(table), "a table is forked before it has been computed");
+        debug_assert!(
+            !self.owes(table) && table.awaited <= table.published(),
+            "a table is forked before it has been computed"
+        );
         for &block in &table.blocks {
             self.pool.hold(block);
         }

@@ -144,6 +144,7 @@ pub struct Computed {
 }
 
 /// Memory for KV as the scheduler sees it. Each verb either succeeds or returns [`Short`] having changed nothing.
+/// The example `paging` of this crate shows all of them at work on a [`Manager`].
 pub trait KvMemory {
     /// Positions in one block.
     fn block_size(&self) -> u32;

@@ -156,7 +156,7 @@ fn a_prompt_that_starts_alike_is_not_computed_twice() {
         expect![[r#"
             0   A[0..10]*                                   | free 12
             1   A[10..11]*  B[8..10]*  C[8..9]*             | cached B 8; cached C 8; free 11
-            2   A[11..12]*  B[10..11]*  C[9..10]*  D[4..8]*  | ends A; ends B; ends C; cached D 4; free 14
+            2   A[11..12]*  B[10..11]*  C[9..10]*  D[7..8]*  | copies 1; ends A; ends B; ends C; cached D 7; free 14
             3   D[8..9]*                                    | ends D; free 16
         "#]],
     );

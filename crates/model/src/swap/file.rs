@@ -156,7 +156,7 @@ impl FileStore {
     pub(super) fn take(
         &self,
         slots: &[usize],
-        each: &mut dyn FnMut(usize, Result<&[u8], SwapFault>),
+        mut each: impl FnMut(usize, Result<&[u8], SwapFault>),
     ) {
         let mut sources = VecDeque::new();
         let mut ahead = slots.iter();

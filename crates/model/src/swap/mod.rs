@@ -189,7 +189,7 @@ impl SwapStore {
                     check(place, host.get(slot));
                 }
             }
-            Medium::File(file) => file.take(slots, &mut check),
+            Medium::File(file) => file.take(slots, check),
         }
     }
 

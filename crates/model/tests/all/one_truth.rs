@@ -1,9 +1,11 @@
 //! One truth: the same hundred requests, in all ways of decoding, give the same bits however they are served.
 //!
 //! Alone or batched, in whatever chunks and blocks, with or without prefix cache, preempted and computed again, preempted and
-//! swapped to a file that loses blocks, on one thread or two.
+//! swapped to a file or to a full disk, on one thread or two.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
 
 use folio_core::event::EventKind;
 use folio_core::exec::{Drawn, Executor, Score, StepOutput};
@@ -32,7 +34,18 @@ struct Way {
     prefix_cache: bool,
     threads: usize,
     together: bool,
-    mode: PreemptionMode,
+    swap: Swap,
+}
+
+/// Where preempted requests go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Swap {
+    /// They are computed again.
+    No,
+    /// To a file.
+    File,
+    /// To a file on a full disk: whatever was swapped is lost.
+    FullDisk,
 }
 
 const USUAL: Way = Way {
@@ -42,7 +55,7 @@ const USUAL: Way = Way {
     prefix_cache: true,
     threads: 1,
     together: true,
-    mode: PreemptionMode::Recompute,
+    swap: Swap::No,
 };
 
 /// What a request got: its choices, best first where they are ranked, and its prompt's scores.
@@ -118,11 +131,17 @@ fn serve(checkpoint: &Checkpoint, jobs: &[Job], way: Way) -> (Vec<Answer>, Stats
     let capacity =
         if way.positions == 0 { plan.blocks } else { way.positions.div_ceil(way.block_size) };
     assert!(capacity <= plan.blocks, "{capacity} of {}", plan.blocks);
-    let slots = if way.mode == PreemptionMode::Swap { capacity } else { 0 };
     let folder = TempFolder::new();
-    if slots > 0 {
-        let bytes = usize::try_from(plan.kv_bytes_per_block).unwrap();
-        runner = runner.with_swap_store(SwapStore::file(&folder.0, slots, bytes).unwrap());
+    let bytes = usize::try_from(plan.kv_bytes_per_block).unwrap();
+    let full = || File::options().read(true).write(true).open("/dev/full").unwrap();
+    let store = match way.swap {
+        Swap::No => None,
+        Swap::File => Some(SwapStore::file(&folder.0, capacity, bytes).unwrap()),
+        Swap::FullDisk => Some(SwapStore::over(full(), capacity, bytes).unwrap()),
+    };
+    let slots = if store.is_some() { capacity } else { 0 };
+    if let Some(store) = store {
+        runner = runner.with_swap_store(store);
     }
     let small = |n: usize| u32::try_from(n).unwrap();
     let memory = Manager::new(Config {
@@ -139,7 +158,7 @@ fn serve(checkpoint: &Checkpoint, jobs: &[Job], way: Way) -> (Vec<Answer>, Stats
         vocab: small(checkpoint.spec().vocab),
     };
     let mut scheduler = Scheduler::new(limits, memory.unwrap().with_swap_space(small(slots)))
-        .with_preemption(way.mode);
+        .with_preemption(PreemptionMode::Swap);
     let mut answers = BTreeMap::new();
     for job in jobs {
         answers.insert(scheduler.submit(job.clone(), Tick(0)).unwrap(), Answer::default());
@@ -187,7 +206,8 @@ fn ways() -> Vec<(Way, fn(&Stats) -> bool)> {
     let preempts = |stats: &Stats| stats.totals.preemptions > 20;
     let swaps = |stats: &Stats| stats.totals.swap_preemptions > 20 && stats.kv.swapped_in > 50;
     let tight = Way { positions: 256, ..USUAL };
-    let swap = Way { mode: PreemptionMode::Swap, ..tight };
+    let loses = |stats: &Stats| stats.totals.lost_slots > 50;
+    let swap = Way { swap: Swap::File, ..tight };
     vec![
         (USUAL, |stats: &Stats| stats.kv.prefix_hits > 500 && stats.kv.copies > 50),
         (Way { threads: 2, ..USUAL }, any),
@@ -203,6 +223,7 @@ fn ways() -> Vec<(Way, fn(&Stats) -> bool)> {
         (Way { block_size: 8, threads: 2, ..swap }, swaps),
         (Way { block_size: 1, prefix_cache: false, ..swap }, swaps),
         (Way { tokens: 64, ..swap }, swaps),
+        (Way { swap: Swap::FullDisk, ..tight }, loses),
     ]
 }
 
@@ -214,6 +235,10 @@ fn a_hundred_requests_get_the_same_bits_however_they_are_served() {
         serve(&checkpoint, &jobs, Way { together: false, prefix_cache: false, ..USUAL });
     assert!(alone.iter().all(|answer| !answer.choices.is_empty()));
     for (way, happened) in ways() {
+        if way.swap == Swap::FullDisk && !Path::new("/dev/full").exists() {
+            println!("skipped: there is no /dev/full");
+            continue;
+        }
         let (answers, stats) = serve(&checkpoint, &jobs, way);
         for (number, (answer, alone)) in answers.iter().zip(&alone).enumerate() {
             assert_eq!(answer, alone, "request {number}, {way:?}");
