@@ -64,6 +64,37 @@ fn numbers() -> Vec<Case> {
     ]
 }
 
+fn ways_of_decoding() -> Vec<Case> {
+    let beams = |mut change: Value, word| {
+        change["use_beam_search"] = json!(true);
+        [complete(&change, word), chat(&change, word)]
+    };
+    let alone = |change: &Value, word| [complete(change, word), chat(change, word)];
+    [
+        alone(&json!({"best_of": 0}), "best_of"),
+        alone(&json!({"best_of": 1_000_000_000}), "best_of"),
+        alone(&json!({"n": 3, "best_of": 2}), "best_of"),
+        alone(&json!({"best_of": [2]}), "best_of"),
+        alone(&json!({"beam_width": 4}), "beam_width"),
+        alone(&json!({"length_penalty": 2}), "length_penalty"),
+        alone(&json!({"early_stopping": "never"}), "early_stopping"),
+        alone(&json!({"use_beam_search": "yes"}), "use_beam_search"),
+        beams(json!({"beam_width": 100_000}), "beam_width"),
+        beams(json!({"beam_width": -1}), "beam_width"),
+        beams(json!({"beam_width": "wide"}), "beam_width"),
+        beams(json!({"beam_width": 2, "n": 3}), "beam_width"),
+        beams(json!({"beam_width": 2, "best_of": 3}), "best_of"),
+        beams(json!({"length_penalty": "x"}), "length_penalty"),
+        beams(json!({"length_penalty": 1e9}), "length_penalty"),
+        beams(json!({"early_stopping": "sometimes"}), "early_stopping"),
+        beams(json!({"early_stopping": {"at": 3}}), "early_stopping"),
+        beams(json!({"temperature": 0.5}), "temperature"),
+        beams(json!({"top_k": 5}), "top_k"),
+        beams(json!({"frequency_penalty": 1}), "frequency_penalty"),
+    ]
+    .concat()
+}
+
 fn prompts_and_texts() -> Vec<Case> {
     vec![
         complete(&json!({"prompt": []}), "prompt"),
@@ -111,7 +142,9 @@ fn rubbish_is_refused_with_a_sentence_and_a_running_stream_does_not_notice() {
 
     let mut running = server.stream("/v1/completions", &canary);
     let beginning = text(&mut running.by_ref().take(1));
-    let cases = [not_even_json(), numbers(), prompts_and_texts(), conversations()].concat();
+    let cases =
+        [not_even_json(), numbers(), ways_of_decoding(), prompts_and_texts(), conversations()]
+            .concat();
     for (path, body, word) in cases {
         let shown: String = body.chars().take(200).collect();
         let (status, answer) = server.post_text(path, &body);

@@ -252,6 +252,50 @@ async fn metrics_are_well_formed_and_add_up() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_shared_and_ranked_is_counted_for_what_it_is() {
+    let server = Server::start().await;
+    // Two blocks and a half: one of the two samples copies the half-filled one.
+    let body =
+        json!({"prompt": "no script!", "n": 2, "max_tokens": 9, "temperature": 1.0, "seed": 1});
+    assert_eq!(post(server.address, COMPLETE, &body).await.status, 200);
+    let body = json!({"prompt": "no script!", "use_beam_search": true, "n": 3, "max_tokens": 9});
+    assert_eq!(post(server.address, COMPLETE, &body).await.status, 200);
+    server.assert_nothing_leaked().await;
+    let page = parse_metrics(&get(server.address, "/metrics").await.body);
+    let value = |name: &str| -> f64 {
+        let of: Vec<f64> =
+            page.iter().filter(|((sample, _), _)| sample == name).map(|(_, v)| *v).collect();
+        assert_eq!(of.len(), 1, "{name}");
+        of[0]
+    };
+    assert!(value("folio:kv_block_copies_total") >= 2.0);
+    assert_eq!(value("folio:prefix_partial_hits_total"), 1.0, "the beams' prompt was cached");
+    assert_eq!(value("vllm:prefix_cache_hits_total"), 10.0, "but for its last token");
+    for name in [
+        "vllm:num_requests_swapped",
+        "vllm:cpu_cache_usage_perc",
+        "folio:kv_blocks_pinned",
+        "folio:kv_blocks_saved_by_sharing",
+        "folio:preemptions_by_swap_total",
+        "folio:preemptions_by_recompute_total",
+        "folio:swap_blocks_out_total",
+        "folio:swap_blocks_in_total",
+        "folio:swap_blocks_reused_total",
+        "folio:swap_slots_lost_total",
+        "folio:swap_refusals_total",
+    ] {
+        assert_eq!(value(name), 0.0, "{name}");
+    }
+    // Beams are told at once: when their tokens were made is not known, when the request ended is.
+    assert_eq!(value("vllm:inter_token_latency_seconds_count"), 2.0 * 8.0);
+    assert_eq!(value("vllm:request_time_per_output_token_seconds_count"), 2.0);
+    assert_eq!(value("vllm:request_decode_time_seconds_count"), 1.0);
+    assert_eq!(value("vllm:request_inference_time_seconds_count"), 2.0);
+    assert_eq!(value("vllm:request_generation_tokens_count"), 5.0);
+    server.stop().await;
+}
+
 /// Requests of every kind that can be cut off, and how many events to wait for before cutting.
 fn to_be_cut() -> Vec<(Value, usize)> {
     vec![

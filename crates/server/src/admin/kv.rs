@@ -30,7 +30,7 @@ fn whole(report: KvReport) -> Value {
         .into_iter()
         .map(|(tables, blocks)| json!({ "tables": tables, "blocks": blocks }))
         .collect();
-    let groups: Vec<Value> = groups.into_iter().map(group).collect();
+    let groups: Vec<Value> = groups.iter().map(group).collect();
     json!({
         "block_size": block_size,
         "stats": totals(stats),
@@ -83,8 +83,8 @@ fn totals(stats: KvStats) -> Value {
     })
 }
 
-fn group(report: GroupReport) -> Value {
-    let GroupReport {
+fn group(report: &GroupReport) -> Value {
+    let &GroupReport {
         group,
         activity,
         beams,

@@ -111,7 +111,8 @@ impl Report {
         let per_choice =
             self.generated_tokens.checked_div(u64::try_from(self.choices).unwrap_or(1));
         let tpot = match (self.first_token, self.last_token, per_choice) {
-            (Some(first), Some(last), Some(tokens)) if tokens > 1 => {
+            // Ranked choices come all at once, which tells nothing about when their tokens were made.
+            (Some(first), Some(last), Some(tokens)) if tokens > 1 && self.width.is_none() => {
                 let steps = u32::try_from(tokens - 1).unwrap_or(u32::MAX);
                 Some((last.saturating_duration_since(first) / steps).as_secs_f64() * 1e3)
             }

@@ -142,14 +142,11 @@ pub(crate) fn validate(
     let model = served.known_model(model)?;
     refuse_format(response_format)?;
     unserved.refuse()?;
-    let use_beam_search = use_beam_search.unwrap_or(false);
-    // Beams follow the model's own distribution; only what the caller itself asks for can contradict that.
-    let defaults =
-        if use_beam_search { GenerationDefaults::default() } else { served.texts.defaults };
+    let defaults = recommended(use_beam_search == Some(true), served);
     let asked = Requested {
         n: n.map(|n| n.0),
         best_of: best_of.map(|k| k.0),
-        use_beam_search,
+        use_beam_search: use_beam_search.unwrap_or(false),
         beam_width: beam_width.map(|width| width.0),
         length_penalty,
         early_stopping: early_stopping.map(|early| early.0),
@@ -179,6 +176,12 @@ pub(crate) fn validate(
         add_special_tokens: add_special_tokens.unwrap_or(dialect.add_special_tokens),
         salt: salt(caller, cache_salt.as_deref(), served)?,
     })
+}
+
+/// What the model's maker recommends. Not for beams, which follow the model's own distribution: only what the caller itself
+/// asks for can contradict that.
+fn recommended(use_beam_search: bool, served: &Served) -> GenerationDefaults {
+    if use_beam_search { GenerationDefaults::default() } else { served.texts.defaults }
 }
 
 /// The core's refusal, under the name the caller used.
