@@ -128,6 +128,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) max_num_queued_reqs: u32,
 
+    /// Most choices, samples or beams of one prompt (n, best_of, beam_width); also from VLLM_MAX_N_SEQUENCES
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1024), env = "VLLM_MAX_N_SEQUENCES")]
+    pub(crate) max_n: u32,
+
     /// Key(s) a client must send as "Authorization: Bearer KEY"; also from VLLM_API_KEY
     #[arg(long, value_name = "KEY", num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Vec<String>,

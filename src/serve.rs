@@ -85,7 +85,7 @@ fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConf
         api_keys: args.api_key,
         seed: Some(settings.seed),
         model,
-        ..ServerConfig::default()
+        limits: folio_server::Limits { n: args.max_n, ..folio_server::Limits::default() },
     }
 }
 

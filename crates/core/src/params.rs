@@ -213,6 +213,16 @@ impl Params {
         sampling
     }
 
+    /// What [`Self::width`] follows from, as requests spell it.
+    #[must_use]
+    pub fn width_field(&self) -> &'static str {
+        match self.decoding {
+            Decoding::Beam(_) => "beam_width",
+            Decoding::Sample { best_of } if best_of > self.n => "best_of",
+            Decoding::Sample { .. } => "n",
+        }
+    }
+
     /// Whether the choices are known only when all sequences have ended: they are ranked and told then, best first.
     #[must_use]
     pub fn is_ranked(&self) -> bool {

@@ -16,7 +16,7 @@
 //! | [`vacate`](Sequence::vacate) | commit, preempt, abort | gives the table up, keeps the tokens |
 //! | [`leave`](Sequence::leave) | preempt | the table is swapped out; `computed` still counts |
 //! | [`come_back`](Sequence::come_back) | admit | it is swapped in again |
-//! | [`branch`](Sequence::branch) | a beam step | a copy with one more token and no table |
+//! | [`branch`](Sequence::branch) | a beam step | a copy without a table |
 
 use crate::ids::{SeqId, Token};
 use crate::kv::{BlockTable, Computed, KvMemory, Short, SwappedTable};
@@ -69,13 +69,18 @@ impl Sequence {
         }
     }
 
-    /// Place `choice` of the next beam, whose first place has the id `first`: this one's tokens and `token`, without a table.
-    pub(crate) fn branch(&self, first: SeqId, choice: u32, token: Token) -> Self {
-        let mut tokens = Vec::with_capacity(self.tokens.len() + 1);
+    /// A copy of what is known of it, without a table.
+    pub(crate) fn branch(&self) -> Self {
+        // Room for what is to come, so that the next tokens move nothing.
+        let mut tokens = Vec::with_capacity(self.tokens.len() + self.tokens.len() / 4 + 16);
         tokens.extend_from_slice(&self.tokens);
-        tokens.push(token);
-        let trail = self.trail.clone();
-        Self { choice, trail, ..Self::new(SeqId(first.0 + u64::from(choice)), tokens) }
+        Self { trail: self.trail.clone(), ..Self::new(self.id, tokens) }
+    }
+
+    /// Moves to place `choice` of a beam whose first place has the id `first`.
+    pub(crate) fn place(&mut self, first: SeqId, choice: u32) {
+        self.id = SeqId(first.0 + u64::from(choice));
+        self.choice = choice;
     }
 
     pub(crate) fn id(&self) -> SeqId {

@@ -66,14 +66,6 @@ impl Keys {
         );
         found.map(|place| Caller(Some(place)))
     }
-
-    /// Everybody who may send requests.
-    pub(crate) fn callers(&self) -> Vec<Caller> {
-        if self.0.is_empty() {
-            return vec![Caller::default()];
-        }
-        (0..self.0.len()).map(|place| Caller(Some(place))).collect()
-    }
 }
 
 /// The credential of a `Bearer` header; the scheme's case does not matter.
@@ -174,8 +166,7 @@ mod tests {
         let keys = Keys::new(vec!["alpha".to_owned(), "beta".to_owned()]);
         let who = |header: &[u8]| keys.admit("/v1/models", Some(header));
         assert_ne!(who(b"Bearer alpha"), who(b"Bearer beta"));
-        let known: Vec<_> =
-            [who(b"Bearer alpha"), who(b"bearer  beta ")].into_iter().flatten().collect();
-        assert_eq!(known, keys.callers());
+        assert_eq!(who(b"Bearer alpha"), who(b"bearer  alpha "));
+        assert!(who(b"Bearer alpha").is_some() && who(b"Bearer beta").is_some());
     }
 }

@@ -65,7 +65,7 @@ pub struct Limits {
     pub prompts: usize,
     /// Most choices in one request, over all prompts.
     pub choices: usize,
-    /// Largest `n`.
+    /// Largest `n`, `best_of` and `beam_width`.
     pub n: u32,
     /// Most alternatives per token.
     pub logprobs: u32,

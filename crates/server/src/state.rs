@@ -60,13 +60,6 @@ impl App {
         self.life.draining.load(Ordering::SeqCst)
     }
 
-    /// The prefix caches of all who may send requests, as used by requests that ask for none of their own: one for each
-    /// key, or one for everybody.
-    #[must_use]
-    pub fn salts(&self) -> Vec<Salt> {
-        self.keys.callers().into_iter().map(|caller| self.served.salt(caller, None)).collect()
-    }
-
     /// Refuses generation requests from now on; those that run go on.
     pub(crate) fn drain(&self) {
         self.life.draining.store(true, Ordering::SeqCst);

@@ -6,7 +6,8 @@
 
 use crate::beam::{self, Choice, Live};
 use crate::group::{Group, Phase, Ranking};
-use crate::kv::{BlockTable, KvMemory};
+use crate::ids::Token;
+use crate::kv::KvMemory;
 use crate::rank::reported;
 use crate::sequence::{Sequence, count};
 
@@ -57,39 +58,57 @@ fn choose(group: &Group) -> Choice {
 /// The next beams with their tables; all other tables of `parents` are freed.
 fn branches<M: KvMemory>(
     group: &Group,
-    parents: Vec<Sequence>,
+    mut parents: Vec<Sequence>,
     go_on: &[beam::Continuation],
     memory: &mut M,
 ) -> Vec<Sequence> {
     let logprobs = group.origin.params.sampling.logprobs;
+    let first = group.origin.first_seq;
     let mut uses = vec![0_u32; parents.len()];
     for next in go_on {
         uses[next.parent] += 1;
     }
-    let computed: Vec<u32> = parents.iter().map(Sequence::computed).collect();
-    let (mut parents, mut tables): (Vec<Sequence>, Vec<Option<BlockTable>>) = (parents, Vec::new());
-    let candidates: Vec<_> =
-        parents.iter_mut().map(|parent| std::mem::take(&mut parent.candidates)).collect();
-    tables.extend(parents.iter_mut().map(Sequence::vacate));
-    let mut beams = Vec::with_capacity(go_on.len());
+    let mut beams: Vec<Option<Sequence>> = Vec::with_capacity(go_on.len());
     for (next, place) in go_on.iter().zip(0..) {
-        let at = next.parent;
-        let mut beam = parents[at].branch(group.origin.first_seq, place, next.token);
-        let score = reported(next.logprob, &candidates[at], logprobs);
-        beam.trail.push(next.token, next.logprob, score);
-        uses[at] -= 1;
-        let table = if uses[at] == 0 {
-            tables[at].take()
-        } else {
-            tables[at].as_ref().map(|table| memory.fork(table))
-        };
-        if let Some(table) = table {
-            beam.seat(table, computed[at]);
+        let parent = &mut parents[next.parent];
+        uses[next.parent] -= 1;
+        if uses[next.parent] == 0 {
+            // The parent itself goes on, when all its forks have been made.
+            beams.push(None);
+            continue;
         }
-        beams.push(beam);
+        let mut beam = parent.branch();
+        if let Some(table) = parent.table() {
+            beam.seat(memory.fork(table), parent.computed());
+        }
+        extend(&mut beam, &parent.candidates, next, logprobs);
+        beam.place(first, place);
+        beams.push(Some(beam));
     }
-    for table in tables.into_iter().flatten() {
+    let mut parents: Vec<Option<Sequence>> = parents.into_iter().map(Some).collect();
+    for ((beam, next), place) in beams.iter_mut().zip(go_on).zip(0..) {
+        if beam.is_none()
+            && let Some(mut parent) = parents[next.parent].take()
+        {
+            let candidates = std::mem::take(&mut parent.candidates);
+            extend(&mut parent, &candidates, next, logprobs);
+            parent.place(first, place);
+            *beam = Some(parent);
+        }
+    }
+    for table in parents.iter_mut().flatten().filter_map(Sequence::vacate) {
         memory.free(table);
     }
-    beams
+    beams.into_iter().flatten().collect()
+}
+
+/// Gives the beam the token with which it goes on.
+fn extend(
+    beam: &mut Sequence,
+    candidates: &[(Token, f32)],
+    next: &beam::Continuation,
+    logprobs: Option<u32>,
+) {
+    beam.push(next.token);
+    beam.trail.push(next.token, next.logprob, reported(next.logprob, candidates, logprobs));
 }

@@ -36,8 +36,10 @@ pub enum Reject {
     },
     /// More sequences than may run at once.
     TooManySequences {
+        /// The request field that asks for them.
+        field: &'static str,
         /// Sequences asked for.
-        n: u32,
+        width: u32,
         /// Sequences that may run at once.
         limit: u32,
     },
@@ -51,8 +53,10 @@ pub enum Reject {
         block_size: u32,
         /// Prompt tokens.
         prompt: u32,
+        /// The request field that asks for the sequences.
+        field: &'static str,
         /// Sequences asked for.
-        n: u32,
+        width: u32,
         /// Tokens each of them may generate.
         max_tokens: u32,
     },
@@ -72,13 +76,13 @@ impl Reject {
                 Some("prompt")
             }
             Self::TooLong { .. } => Some("max_tokens"),
-            Self::TooManySequences { .. } => Some("n"),
-            Self::NeverFits { capacity, block_size, prompt, n, .. } => {
+            Self::TooManySequences { field, .. } => Some(field),
+            Self::NeverFits { capacity, block_size, prompt, field, width, .. } => {
                 let prompt_fits = prompt.div_ceil((*block_size).max(1)) <= *capacity;
-                Some(match (prompt_fits, n) {
+                Some(match (prompt_fits, width) {
                     (false, _) => "prompt",
                     (true, 0 | 1) => "max_tokens",
-                    (true, _) => "n",
+                    (true, _) => field,
                 })
             }
             Self::QueueFull { .. } => None,
@@ -106,21 +110,21 @@ impl fmt::Display for Reject {
                  lower max_tokens to {} or shorten the prompt",
                 limit.saturating_sub(*prompt)
             ),
-            Self::TooManySequences { n, limit } => write!(
+            Self::TooManySequences { field, width, limit } => write!(
                 f,
-                "n asks for {n} sequences but at most {limit} run at once; lower n or raise --max-num-seqs"
+                "{field} asks for {width} sequences but at most {limit} run at once; lower {field} or raise --max-num-seqs"
             ),
-            Self::NeverFits { need, capacity, block_size, prompt, n, max_tokens } => {
+            Self::NeverFits { need, capacity, block_size, prompt, field, width, max_tokens } => {
                 let tokens = u64::from(*capacity) * u64::from(*block_size);
                 write!(
                     f,
-                    "a prompt of {prompt} tokens with n = {n} and max_tokens = {max_tokens} may need {need} KV blocks of \
+                    "a prompt of {prompt} tokens with {field} = {width} and max_tokens = {max_tokens} may need {need} KV blocks of \
                      {block_size} tokens, but there are {capacity} ({tokens} tokens); \
                      {} or raise --kv-cache-memory-bytes",
                     match self.field() {
-                        Some("prompt") => "shorten the prompt",
-                        Some("max_tokens") => "lower max_tokens",
-                        _ => "lower n or max_tokens",
+                        Some("prompt") => "shorten the prompt".to_owned(),
+                        Some("max_tokens") => "lower max_tokens".to_owned(),
+                        _ => format!("lower {field} or max_tokens"),
                     }
                 )
             }

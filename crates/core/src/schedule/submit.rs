@@ -119,7 +119,7 @@ impl Admission {
         most_blocks: impl Fn(u32, u32, u32) -> u32,
     ) -> Result<Lengths, Reject> {
         let prompt = self.check_prompt(&job.prompt)?;
-        let n = self.check_sequences(job.params.width())?;
+        let width = self.check_sequences(&job.params)?;
         let limit = self.limits.max_model_len;
         // The last token of a sequence is never computed upon, so the memory never holds it.
         let longest = match job.params.max_tokens {
@@ -127,13 +127,22 @@ impl Admission {
                 Some(len) if len <= limit => len.saturating_sub(1).max(prompt),
                 _ => return Err(Reject::TooLong { prompt, max_tokens, limit }),
             },
-            None => self.longest_that_fits(prompt, |longest| most_blocks(prompt, longest, n)),
+            None => self.longest_that_fits(prompt, |longest| most_blocks(prompt, longest, width)),
         };
-        let need = most_blocks(prompt, longest, n);
+        let need = most_blocks(prompt, longest, width);
         if need > self.capacity {
             let &Self { block_size, capacity, .. } = self;
             let max_tokens = longest - prompt + 1;
-            return Err(Reject::NeverFits { need, capacity, block_size, prompt, n, max_tokens });
+            let field = job.params.width_field();
+            return Err(Reject::NeverFits {
+                need,
+                capacity,
+                block_size,
+                prompt,
+                field,
+                width,
+                max_tokens,
+            });
         }
         Ok(Lengths { prompt, longest })
     }
@@ -154,9 +163,12 @@ impl Admission {
         }
     }
 
-    fn check_sequences(&self, n: u32) -> Result<u32, Reject> {
-        let limit = self.limits.max_num_seqs;
-        if n > limit { Err(Reject::TooManySequences { n, limit }) } else { Ok(n.max(1)) }
+    fn check_sequences(&self, params: &Params) -> Result<u32, Reject> {
+        let (width, limit) = (params.width(), self.limits.max_num_seqs);
+        if width > limit {
+            return Err(Reject::TooManySequences { field: params.width_field(), width, limit });
+        }
+        Ok(width.max(1))
     }
 
     /// The greatest length of sequences that the context and the memory allow; `prompt` if not even that fits. More

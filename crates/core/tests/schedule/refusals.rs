@@ -140,8 +140,8 @@ proptest! {
         let door = Admission::new(limits, &memory);
         let job: Job = job(3, len, n, max_tokens);
         let said = door.check(&job);
-        if let Err(Reject::NeverFits { need, n, max_tokens, .. }) = said {
-            prop_assert_eq!(need, memory.most_blocks(len, len + max_tokens - 1, n));
+        if let Err(Reject::NeverFits { need, width, max_tokens, .. }) = said {
+            prop_assert_eq!(need, memory.most_blocks(len, len + max_tokens - 1, width));
             prop_assert!(need > capacity);
         }
         let mut scheduler = Scheduler::new(limits, memory);
