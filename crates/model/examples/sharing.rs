@@ -8,6 +8,13 @@
 //! distribution with mean 338. Prompts are the model's own text. Requests run 48 sequences at a time, as many tokens as the
 //! file says, whatever the model would rather do. Every eighth step the scheduler's report is added up. Prints a Markdown table.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a program that prints a table, and draws lengths"
+)]
+
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -106,7 +113,7 @@ impl Bench {
             use_beam_search: beams,
             max_tokens: Some(i64::from(output)),
             ignore_eos: true,
-            seed: Some(prompt.len() as i64),
+            seed: Some(i64::try_from(prompt.len())?),
             ..Requested::default()
         };
         let limits = ParamLimits {

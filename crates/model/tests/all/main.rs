@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
     reason = "in a test a panic is the report, what is printed are the measured deviations, and oracles round on purpose"
 )]
 
