@@ -200,8 +200,10 @@ fn run(
     }
 }
 
-/// Every way, with what must have happened for it to be worth trying.
-fn ways() -> Vec<(Way, fn(&Stats) -> bool)> {
+/// What must have happened for a way to be worth trying.
+type Happened = fn(&Stats) -> bool;
+
+fn ways() -> Vec<(Way, Happened)> {
     let any = |_: &Stats| true;
     let preempts = |stats: &Stats| stats.totals.preemptions > 20;
     let swaps = |stats: &Stats| stats.totals.swap_preemptions > 20 && stats.kv.swapped_in > 50;
