@@ -186,11 +186,14 @@ fn run(trace: &Trace, secret: u64) -> Outcome {
             work += u64::from(trace.limits.max_model_len * (1 + arrival.job.params.width()));
             accepted.push((id, arrival.job.clone()));
         }
-        for &(_, id) in leaving.iter().filter(|(at, _)| *at == now) {
-            server.abort(id);
-        }
+        // Half of those who leave do so while a step is being executed.
+        let gone = leaving.iter().filter(|(at, _)| *at == now).map(|&(_, id)| id);
+        let (during, before): (Vec<_>, Vec<_>) = gone.partition(|id| id.0.is_multiple_of(2));
+        before.into_iter().for_each(|id| server.abort(id));
         let fails = trace.fails_one_in > 0 && (now + 1).is_multiple_of(trace.fails_one_in);
-        let worked = if fails { server.failing_step() } else { server.step() };
+        let worked = server.step_while(fails, |server| {
+            during.iter().for_each(|&id| server.abort(id));
+        });
         plans.push(server.plan.clone());
         if !worked && arrivals.peek().is_none() {
             break;

@@ -127,22 +127,23 @@ impl Server {
 
     /// One step; whether there was anything to do.
     pub(crate) fn step(&mut self) -> bool {
-        self.schedule();
-        if self.plan.is_empty() {
-            return false;
-        }
-        self.execute();
-        self.commit();
-        true
+        self.step_while(false, |_| {})
     }
 
-    /// A step that the executor did not even begin.
-    pub(crate) fn failing_step(&mut self) -> bool {
+    /// A step during which something happens; if it `fails`, the executor has not even begun.
+    pub(crate) fn step_while(&mut self, fails: bool, happens: impl FnOnce(&mut Self)) -> bool {
         self.schedule();
-        if !self.plan.is_empty() {
-            self.fail();
+        let worked = !self.plan.is_empty();
+        if worked && !fails {
+            self.execute();
         }
-        !self.plan.is_empty()
+        happens(self);
+        match (worked, fails) {
+            (true, true) => self.fail(),
+            (true, false) => self.commit(),
+            (false, _) => {}
+        }
+        worked
     }
 
     pub(crate) fn schedule(&mut self) {
