@@ -57,3 +57,29 @@ impl Hypothesis {
         other.score.total_cmp(&self.score)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_sample_is_not_worse_for_being_long() {
+        let of = |logprobs: &[f32]| {
+            let mut trail = Trail::default();
+            logprobs.iter().for_each(|&logprob| trail.push(Token(0), logprob, None));
+            let mean = trail.mean();
+            Hypothesis::new(trail, FinishReason::Length, mean)
+        };
+        let (long, short) = (of(&[-0.5, -0.25, -0.75]), of(&[-1.0]));
+        assert_eq!((long.score, short.score), (-0.5, -1.0));
+        assert_eq!(long.order(&short), Ordering::Less);
+    }
+
+    #[test]
+    fn a_score_is_reported_as_far_as_it_was_asked_for() {
+        let top = [(Token(1), -0.5), (Token(2), -1.5)];
+        assert_eq!(reported(-0.5, &top, None), None);
+        assert_eq!(reported(-0.5, &top, Some(0)).map(|score| score.top), Some(Vec::new()));
+        assert_eq!(reported(-0.5, &top, Some(1)).map(|score| score.top.len()), Some(1));
+    }
+}

@@ -104,7 +104,9 @@ impl HashExecutor {
         let sampling = &plan.samplings[draw.sampling];
         let history = &plan.history[draw.history.clone()];
         assert_eq!(history.is_empty(), !sampling.needs_history());
-        let luck = (sampling.seed, draw.choice, draw.position);
+        // Greedy samples are all alike.
+        let luck =
+            (sampling.temperature > 0.0).then_some((sampling.seed, draw.choice, draw.position));
         let token = Token(self.below_vocab(hash(&(last, luck, history, draw.history_prompt))));
         let score = sampling.logprobs.map(|top| self.score(last, token, top));
         Drawn { token, score }

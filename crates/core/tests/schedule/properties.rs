@@ -119,6 +119,7 @@ fn arrival() -> impl Strategy<Value = Arrival> {
             job.params.eos.extend(eos.then_some(EOS));
             job.params.stop_tokens.extend(stop.then_some(Token(1)));
             job.params.sampling.repetition_penalty = if history { 1.5 } else { 1.0 };
+            job.params.sampling.temperature = if seed % 3 == 0 { 0.0 } else { 1.0 };
             decoding.apply(&mut job, n, history);
             job.params.sampling.logprobs = stop.then_some(1);
             job.params.prompt_logprobs = (scores && eos).then_some(2);

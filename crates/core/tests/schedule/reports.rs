@@ -48,6 +48,26 @@ fn samples_beams_and_prefixes_that_are_shared_are_told_apart() {
 }
 
 #[test]
+fn nobody_new_is_admitted_in_the_step_in_which_a_group_comes_back() {
+    let config = Config { capacity: 7, ..CONFIG };
+    let mut server = Server::with_swap(wide(), config, 8, PreemptionMode::Swap);
+    server.submit(job(1, 7, 1, Some(14))).unwrap();
+    server.submit(job(2, 7, 2, Some(6))).unwrap();
+    while server.scheduler.stats().swapped.groups == 0 {
+        assert!(server.step());
+    }
+    server.submit(job(3, 2, 1, Some(1))).unwrap();
+    while server.scheduler.stats().swapped.groups > 0 {
+        assert_eq!(server.scheduler.stats().waiting.groups, 1, "the paper's rule");
+        assert!(server.step());
+    }
+    // There was room for the third one, too.
+    assert!(server.scheduler.stats().kv.free > 0);
+    assert_eq!(server.scheduler.stats().waiting.groups, 1);
+    server.drain(100);
+}
+
+#[test]
 fn a_swapped_group_is_reported_with_its_slots() {
     let config = Config { capacity: 6, ..CONFIG };
     let mut server = Server::with_swap(wide(), config, 8, PreemptionMode::Swap);
