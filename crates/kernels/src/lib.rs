@@ -32,7 +32,7 @@ pub use activation::{Activation, activate, add, gated, scale, softcap};
 pub use attend::{AttendSpec, attend, attend_workspace_bytes};
 pub use context::Context;
 pub use dtype::{Dtype, Raw};
-pub use embed::{embed, embed_packed};
+pub use embed::embed_packed;
 pub use isa::{Isa, IsaError};
 pub use kv::{Batch, BatchRow, KvCache, KvShape};
 pub use linear::{Epilogue, linear, linear_workspace_bytes};

@@ -6,8 +6,9 @@
 //!
 //! **Nothing of a victim survives in the plan.** Rows are laid out after this pass, so there are none yet. Copies are
 //! pushed here, and victims are taken from the end of the very order in which groups grow: a victim has not grown yet and
-//! has pushed nothing, unless it is the group that is growing, whose copies are the last ones and are cut off; but if it is
-//! swapped out they stay, before the operations that save what they copied.
+//! has pushed nothing, unless it is the group that is growing, whose copies are the last ones and are cut off (not so what moved
+//! other victims to the swap space meanwhile); but if it is swapped out they stay, before the operations that save what they
+//! copied.
 
 use super::Scheduler;
 use crate::group::Group;
@@ -24,14 +25,11 @@ impl<M: KvMemory> Scheduler<M> {
             while let Err(short) =
                 grow_group(&mut self.running[at], &mut self.memory, &mut plan.ops)
             {
-                let grower = self.running.len() == at + 1;
-                let grown = plan.ops.len();
                 let swapped = self.preempt_last(short, &mut plan.ops);
                 preempted = true;
-                if grower {
+                if self.running.len() == at {
                     if !swapped {
-                        debug_assert_eq!(grown, plan.ops.len());
-                        plan.ops.truncate(own_copies);
+                        take_copies_back(&mut plan.ops, own_copies);
                     }
                     return true;
                 }
@@ -40,6 +38,12 @@ impl<M: KvMemory> Scheduler<M> {
         }
         preempted
     }
+}
+
+/// Cuts the copies off that stand at `from` and later. What stands between them moves others to the swap space, and stays.
+fn take_copies_back(ops: &mut Vec<CacheOp>, from: usize) {
+    let own = ops.split_off(from);
+    ops.extend(own.into_iter().filter(|op| !matches!(op, CacheOp::Copy { .. })));
 }
 
 /// Changes nothing for sequences that have room already, so after [`Short`] it can go on where it stopped.

@@ -266,10 +266,10 @@ fn everyone_is_served_as_if_alone_or_refused() {
     result.unwrap();
     // The traces are not all trivial.
     let Stats { totals, kv, .. } = seen.into_inner();
-    assert!(totals.preemptions > 150 && totals.ended > 2000 && totals.aborted > 200);
+    assert!(totals.preemptions > 100 && totals.ended > 2000 && totals.aborted > 150);
     assert!(kv.prefix_hits > 1500 && kv.copies > 700);
-    assert!(totals.failed > 150);
-    assert!(totals.swap_preemptions > 60 && totals.lost_slots > 15 && kv.swap_reused > 30);
+    assert!(totals.failed > 100);
+    assert!(totals.swap_preemptions > 40 && totals.lost_slots > 5 && kv.swap_reused > 20);
 }
 
 proptest! {
