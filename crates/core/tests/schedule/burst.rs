@@ -1,5 +1,6 @@
 //! Requests that arrive together and begin alike: the common prefix is computed once, by one of them.
 
+use folio_core::ids::Salt;
 use folio_core::kv::Config;
 use folio_core::schedule::{Job, Limits, PreemptionMode};
 
@@ -56,4 +57,29 @@ fn when_the_one_who_computes_the_prefix_leaves_the_next_takes_over() {
     for (number, record) in (0..).zip(server.records.values()).skip(1) {
         assert_eq!(record.choices, alone(request(number), 600).choices);
     }
+}
+
+#[test]
+fn a_pinned_prefix_stays_when_everything_else_is_evicted() {
+    let mut server = burst(64, Config { block_size: 16, capacity: 60, ..CACHED });
+    let ids: Vec<_> = server.records.keys().copied().collect();
+    ids.into_iter().for_each(|id| server.abort(id));
+    let mut pinned = job(9, 40, 1, Some(1));
+    pinned.pin = true;
+    server.submit(pinned).unwrap();
+    server.drain(100);
+    assert_eq!(server.scheduler.stats().kv.pinned, 2, "its full blocks");
+    for text in 20..30 {
+        server.submit(job(text, 500, 1, Some(4))).unwrap();
+        server.drain(100);
+    }
+    assert!(server.scheduler.stats().kv.evictions > 200);
+    // Found under another salt as well.
+    let mut later = job(9, 45, 1, Some(2));
+    later.salt = Salt(77);
+    let id = server.submit(later.clone()).unwrap();
+    server.drain(100);
+    let record = &server.records[&id];
+    assert_eq!(record.cached, Some(32));
+    assert_eq!(record.choices, alone(later, 600).choices);
 }
