@@ -76,7 +76,7 @@ impl Phase {
 #[derive(Debug)]
 pub(crate) struct Origin {
     pub(crate) id: GroupId,
-    /// The sequences' ids are this and the `n - 1` that follow.
+    /// The sequences' ids are this and those that follow, as many as the width of the request.
     pub(crate) first_seq: SeqId,
     pub(crate) arrived: Tick,
     pub(crate) params: Params,

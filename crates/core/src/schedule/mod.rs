@@ -8,10 +8,11 @@
 //! |---|---|
 //! | `budget` | deal the step's tokens to the running sequences |
 //! | `grow` | give them room for what they will write; `preempt` the youngest where there is none |
-//! | `admit` | start waiting groups with the tokens, sequences and blocks that are left |
+//! | `admit` | start waiting groups, or bring swapped ones back, with the tokens, sequences and blocks that are left |
 //! | `layout` | write the rows |
 //!
-//! Beside them: `submit` (the door) and `reject` (what it says), `queue` (who waits), `policy` (in what order), `commit`.
+//! Beside them: `submit` (the door) and `reject` (what it says), `queue` (who waits), `policy` (in what order), `commit` (what a
+//! step has changed) with `beams`, `swap` (who leaves for the swap space and what is lost there), `inspect` (who holds what).
 //!
 //! **Invariants.**
 //! - The running groups stand before all waiting ones in the order of the policy, which is that of their ids.
