@@ -14,7 +14,7 @@
 //! - A *fresh* group has drawn nothing yet. It has one sequence, whose tokens are the prompt; its siblings are made when
 //!   the prompt is complete, from one set of logits.
 //! - With several sequences alive, the shared tokens of a group that is computed again are those with which all of them
-//!   begin, the prompt at least; each then computes its own tail. So a group never holds more blocks than
+//!   begin, the prompt at least; each then computes what of its own tail is not cached. So a group never holds more blocks than
 //!   [`KvMemory::most_blocks`] says, however often it is preempted.
 //! - With one sequence alive, all its tokens are shared with nobody and computed at once: it resumes as a longer prompt.
 //!
@@ -247,10 +247,17 @@ impl Group {
         let Some((first, others)) = self.sequences.split_first_mut() else {
             return memory.free(table);
         };
+        // What a sequence had computed before a preemption may still be cached.
+        let seat = |seq: &mut Sequence, mut table: BlockTable, memory: &mut M| {
+            memory.extend_cached(&mut table, seq.tokens());
+            let computed = computed.max(table.len());
+            seq.seat(table, computed);
+        };
         for seq in others {
-            seq.seat(memory.fork(&table), computed);
+            let fork = memory.fork(&table);
+            seat(seq, fork, memory);
         }
-        first.seat(table, computed);
+        seat(first, table, memory);
         self.phase = Phase::Decode;
     }
 

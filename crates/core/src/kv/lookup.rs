@@ -81,6 +81,33 @@ impl Manager {
             Some(chain)
         })
     }
+
+    /// What [`KvMemory::extend_cached`](super::KvMemory::extend_cached) does. A half-filled last block gives way to the cached
+    /// full one that begins as it does.
+    pub(super) fn go_on_cached(&mut self, table: &mut BlockTable, tokens: &[Token]) {
+        let Some(chain) = table.chain else { return };
+        let published = (chain.blocks * self.block_size) as usize;
+        let most = &tokens[..tokens.len().saturating_sub(1)];
+        if chain.blocks != table.len / self.block_size {
+            return;
+        }
+        let own = most.get(published..).unwrap_or_default();
+        let found: Vec<(Chain, BlockId)> = self
+            .chains(chain, own)
+            .map_while(|chain| Some((chain, self.ready(chain.hash)?)))
+            .collect();
+        if !found.is_empty() && !table.len.is_multiple_of(self.block_size) {
+            table.blocks.pop().into_iter().for_each(|tail| self.pool.release(tail));
+        }
+        for (chain, block) in found {
+            self.pool.hold(block);
+            table.blocks.push(block);
+            table.chain = Some(chain);
+            table.len = chain.blocks * self.block_size;
+            table.noted = table.len;
+        }
+    }
+
     /// Saving fewer positions is not worth a copy.
     fn worthwhile(&self, positions: usize) -> bool {
         positions >= (self.block_size as usize / 4).max(1)

@@ -51,6 +51,7 @@ fn count<T>(items: &[T]) -> u32 {
 /// | [`await_prefix`](KvMemory::await_prefix) | asks whether another table is still computing blocks that this one shares |
 /// | [`append`](KvMemory::append) | room for more positions; un-shares the last block, *returning* the copy to make |
 /// | [`fork`](KvMemory::fork) | a second table over the same blocks |
+/// | [`extend_cached`](KvMemory::extend_cached) | the cached blocks in which a sequence goes on that was computed before |
 /// | [`publish`](KvMemory::publish) | full blocks become findable, once their KV has been written |
 /// | [`swap_out`](KvMemory::swap_out), [`swap_in`](KvMemory::swap_in) | a whole group leaves the device and comes back, sharing as before |
 /// | [`pin`](KvMemory::pin) | full blocks stay for good, and serve every salt |
@@ -303,6 +304,10 @@ impl KvMemory for Manager {
         let mut fork = BlockTable::from_parts(blocks.clone(), len, cached);
         (fork.chain, fork.root, fork.noted) = (chain, root, table.noted);
         fork
+    }
+
+    fn extend_cached(&mut self, table: &mut BlockTable, tokens: &[Token]) {
+        self.go_on_cached(table, tokens);
     }
 
     fn publish(&mut self, table: &mut BlockTable, computed: &[Token]) {

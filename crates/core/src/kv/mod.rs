@@ -202,6 +202,11 @@ pub trait KvMemory {
     /// [`Self::append`] to either table may copy the last block *before* the next step writes anything.
     fn fork(&mut self, table: &BlockTable) -> BlockTable;
 
+    /// Lengthens a table, all of whose positions have been computed, over the cached blocks in which its sequence goes on;
+    /// `tokens` are all that the sequence knows, of which at least one is left to compute. What is added needs no
+    /// computation: [`BlockTable::len`] rises by as much.
+    fn extend_cached(&mut self, _table: &mut BlockTable, _tokens: &[Token]) {}
+
     /// Lets others find the full blocks of `table` whose KV has been written: `computed` holds the tokens of
     /// positions `0..computed.len()`. Called after the step that wrote them, never before. Takes time only for blocks
     /// that were not published yet.

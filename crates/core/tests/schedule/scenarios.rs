@@ -378,3 +378,35 @@ fn a_scheduler_that_is_dropped_gives_its_tables_back() {
     assert!(server.scheduler.stats().kv.used > 0);
     drop(server);
 }
+
+#[test]
+fn samples_that_were_preempted_find_their_own_tails_in_the_prefix_cache() {
+    // B's samples part in its second block. When they come back, each finds its own full blocks again.
+    check(
+        "cache, blocks 12; A 8+18; B 6+14 x2",
+        expect![[r#"
+        0   A[0..8]*  B.0[0..6]*2                       | free 8
+        1   A[8..9]*  B.0[6..7]*  B.1[6..7]*            | copies 1; free 6
+        2   A[9..10]*  B.0[7..8]*  B.1[7..8]*           | free 6
+        3   A[10..11]*  B.0[8..9]*  B.1[8..9]*          | free 4
+        4   A[11..12]*  B.0[9..10]*  B.1[9..10]*        | free 4
+        5   A[12..13]*  B.0[10..11]*  B.1[10..11]*      | free 3
+        6   A[13..14]*  B.0[11..12]*  B.1[11..12]*      | free 3
+        7   A[14..15]*  B.0[12..13]*  B.1[12..13]*      | free 1
+        8   A[15..16]*  B.0[13..14]*  B.1[13..14]*      | free 1
+        9   A[16..17]*  B.0[14..15]*  B.1[14..15]*      | free 0
+        10  A[17..18]*  B.0[15..16]*  B.1[15..16]*      | free 0
+        11  A[18..19]*                                  | preempts B; waiting B; free 7
+        12  A[19..20]*                                  | waiting B; free 7
+        13  A[20..21]*                                  | waiting B; free 6
+        14  A[21..22]*                                  | waiting B; free 6
+        15  A[22..23]*                                  | waiting B; free 6
+        16  A[23..24]*                                  | waiting B; free 6
+        17  A[24..25]*                                  | waiting B; ends A; free 12
+        18  B.0[5..6]                                   | copies 1; free 7
+        19  B.0[6..17]*  B.1[16..17]*                   | free 3
+        20  B.0[17..18]*  B.1[17..18]*                  | free 3
+        21  B.0[18..19]*  B.1[18..19]*                  | ends B; free 12
+    "#]],
+    );
+}
