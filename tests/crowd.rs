@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Random, Server};
+use common::{Random, Server, Stream};
 use serde_json::{Value, json};
 
 /// Blocks of 8 tokens; two long requests fill the cache, 64 want in.
@@ -60,9 +60,13 @@ fn requests(seed: u64) -> Vec<Value> {
 
 /// The text of each choice.
 fn outputs(server: &Server, body: &Value) -> Vec<String> {
+    read(server.stream("/v1/completions", body), body)
+}
+
+fn read(stream: Stream, body: &Value) -> Vec<String> {
     let mut texts = vec![String::new(); usize::try_from(body["n"].as_u64().unwrap_or(1)).unwrap()];
     let mut finished = 0;
-    for event in server.stream("/v1/completions", body) {
+    for event in stream {
         for choice in event["choices"].as_array().expect("choices") {
             let index = usize::try_from(choice["index"].as_u64().expect("an index")).unwrap();
             texts[index].push_str(choice["text"].as_str().expect("text"));
@@ -142,13 +146,21 @@ fn a_signal_while_requests_are_swapped_out_lets_them_finish() {
     let (bodies, canary) = (&bodies[..24], &bodies[0]);
     let expected = outputs(&server, canary);
     std::thread::scope(|scope| {
-        let clients: Vec<_> = bodies.iter().map(|b| scope.spawn(|| outputs(&server, b))).collect();
+        // All are accepted before the signal comes.
+        let streams = bodies.iter().map(|body| (server.stream("/v1/completions", body), body));
+        let streams: Vec<_> = streams.collect();
+        let clients: Vec<_> = streams
+            .into_iter()
+            .map(|(stream, body)| scope.spawn(move || read(stream, body)))
+            .collect();
         // Whoever looks may miss the first ones, but not all.
         while server.metric("vllm:num_requests_swapped") == 0.0
             && server.metric("folio:preemptions_by_swap_total") < 5.0
+            && server.metric("vllm:num_requests_running") > 0.0
         {
             std::thread::yield_now();
         }
+        assert!(server.metric("folio:preemptions_by_swap_total") > 0.0, "nobody was swapped");
         server.signal("TERM");
         let outputs: Vec<_> = clients.into_iter().map(|c| c.join().expect("a client")).collect();
         assert_eq!(outputs[0], expected);
