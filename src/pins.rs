@@ -85,14 +85,7 @@ fn one_token(engine: &Handle) -> Result<Params> {
         ignore_eos: true,
         ..Requested::default()
     };
-    let limits = ParamLimits {
-        vocab: engine.limits().vocab,
-        max_n: 1,
-        max_logprobs: 0,
-        max_logit_bias: 0,
-        max_stop_token_ids: 0,
-        eos: Vec::new(),
-    };
+    let limits = ParamLimits::plain(engine.limits().vocab, Vec::new());
     Params::parse(&asked, &limits, 0)
         .map_err(|bad| anyhow::anyhow!("{} {}", bad.field, bad.problem))
 }

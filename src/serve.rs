@@ -40,7 +40,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     let texts = ModelTexts {
         tokenizer: running.tokenizer,
         template: running.template,
-        defaults: defaults(running.defaults),
+        defaults: running.defaults,
     };
     // Caught before anybody is told the address, so that no signal can come too early to drain.
     let signals = runtime.block_on(async { Signals::catch() }).context("cannot catch signals")?;
@@ -87,12 +87,6 @@ fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConf
         model,
         limits: folio_server::Limits { n: args.max_n, ..folio_server::Limits::default() },
     }
-}
-
-fn defaults(from: folio_model::GenerationDefaults) -> folio_server::GenerationDefaults {
-    let folio_model::GenerationDefaults { temperature, top_p, top_k, min_p, repetition_penalty } =
-        from;
-    folio_server::GenerationDefaults { temperature, top_p, top_k, min_p, repetition_penalty }
 }
 
 /// Tells where the server is and how to try it. Goes to standard output, so that scripts can read the address.

@@ -7,13 +7,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use folio_core::ids::Token;
 use folio_core::kv::{Config, Manager};
+use folio_core::params::GenerationDefaults;
 use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{EngineConfig, EngineThread, Handle};
 use folio_model::block_size::{self, Lengths, Trial};
 use folio_model::swap::SwapRates;
-use folio_model::{
-    Checkpoint, GenerationDefaults, LoadOptions, MemoryPlan, MemoryRequest, SwapStore,
-};
+use folio_model::{Checkpoint, LoadOptions, MemoryPlan, MemoryRequest, SwapStore};
 use folio_text::{ChatTemplate, Tokenizer, TokenizerConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 

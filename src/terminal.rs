@@ -80,14 +80,7 @@ impl Terminal {
     fn start(model: &crate::args::ModelArgs, sampling: &SamplingArgs) -> Result<Self> {
         let settings = Settings::new(model, QUEUE)?;
         let running = startup::start(&settings, false)?;
-        let limits = ParamLimits {
-            vocab: running.engine.limits().vocab,
-            max_n: 1,
-            max_logprobs: 0,
-            max_logit_bias: 0,
-            max_stop_token_ids: 0,
-            eos: running.eos.clone(),
-        };
+        let limits = ParamLimits::plain(running.engine.limits().vocab, running.eos.clone());
         let asked = Requested {
             max_tokens: sampling.max_tokens,
             temperature: Some(sampling.temperature),

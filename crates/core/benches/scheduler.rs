@@ -79,14 +79,7 @@ fn job(number: u32, width: u32, beams: bool) -> Job {
         ignore_eos: true,
         ..Requested::default()
     };
-    let limits = ParamLimits {
-        vocab: VOCAB,
-        max_n: 256,
-        max_logprobs: 0,
-        max_logit_bias: 0,
-        max_stop_token_ids: 0,
-        eos: Vec::new(),
-    };
+    let limits = ParamLimits { max_n: 256, ..ParamLimits::plain(VOCAB, Vec::new()) };
     let params = Params::parse(&asked, &limits, 0).expect("valid parameters");
     let prompt = (0..PROMPT).map(|at| Token((at * 7 + number) % VOCAB)).collect();
     Job::new(prompt, params, Salt(0))

@@ -50,6 +50,26 @@ pub struct ParamLimits {
     pub eos: Vec<Token>,
 }
 
+/// Sampling parameters as the model's makers recommend them (`generation_config.json`); `None` where they say nothing.
+/// Unchecked: they go through the same door as a request's.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of the request fields")]
+pub struct GenerationDefaults {
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub top_k: Option<i64>,
+    pub min_p: Option<f64>,
+    pub repetition_penalty: Option<f64>,
+}
+
+impl ParamLimits {
+    /// For one plain sequence at a time: no alternatives, no log-probabilities, no biases, no stop tokens of the caller's.
+    #[must_use]
+    pub fn plain(vocab: u32, eos: Vec<Token>) -> Self {
+        Self { vocab, max_n: 1, max_logprobs: 0, max_logit_bias: 0, max_stop_token_ids: 0, eos }
+    }
+}
+
 /// A parameter that cannot be served: the field, and a sentence on what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadParam {

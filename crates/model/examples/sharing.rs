@@ -116,14 +116,7 @@ impl Bench {
             seed: Some(i64::try_from(prompt.len())?),
             ..Requested::default()
         };
-        let limits = ParamLimits {
-            vocab: self.vocab,
-            max_n: SEQUENCES,
-            max_logprobs: 0,
-            max_logit_bias: 0,
-            max_stop_token_ids: 0,
-            eos: Vec::new(),
-        };
+        let limits = ParamLimits { max_n: SEQUENCES, ..ParamLimits::plain(self.vocab, Vec::new()) };
         let params = Params::parse(&asked, &limits, 0).map_err(|bad| bad.problem)?;
         Ok(Job::new(prompt, params, Salt(0)))
     }

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use folio_core::ids::Token;
+use folio_core::params::GenerationDefaults;
 use folio_kernels::Dtype;
 
 use crate::arch;
 use crate::error::ModelError;
 use crate::fields::Fields;
-use crate::generation::{GenerationDefaults, read_generation};
+use crate::generation::read_generation;
 use crate::names::Names;
 use crate::source::{MOST_CONFIG_BYTES, ModelSource};
 use crate::spec::ModelSpec;

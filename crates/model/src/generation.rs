@@ -1,6 +1,7 @@
 //! `generation_config.json`: where texts end and what its makers recommend for sampling.
 
 use folio_core::ids::Token;
+use folio_core::params::GenerationDefaults;
 use serde_json::Value;
 
 use crate::error::ModelError;
@@ -8,18 +9,6 @@ use crate::fields::Fields;
 use crate::source::{MOST_CONFIG_BYTES, ModelSource};
 
 const FILE: &str = "generation_config.json";
-
-/// Sampling parameters as the model's makers recommend them; `None` where they say nothing.
-/// Finite, and otherwise unchecked: they go through the same door as a request's.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[allow(missing_docs, reason = "the names are those of the request fields")]
-pub struct GenerationDefaults {
-    pub temperature: Option<f64>,
-    pub top_p: Option<f64>,
-    pub top_k: Option<i64>,
-    pub min_p: Option<f64>,
-    pub repetition_penalty: Option<f64>,
-}
 
 /// End tokens and defaults; `config.json` is asked where the other file is absent or silent about the end.
 pub(crate) fn read_generation(

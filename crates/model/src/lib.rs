@@ -37,7 +37,6 @@ pub use folio_kernels::{Dtype, Isa};
 pub use crate::checkpoint::Checkpoint;
 pub use crate::cpu::Cpu;
 pub use crate::error::ModelError;
-pub use crate::generation::GenerationDefaults;
 pub use crate::load::Progress;
 pub use crate::memory::{DoesNotFit, MemoryPlan, MemoryRequest, SwapRequest};
 pub use crate::runner::Runner;

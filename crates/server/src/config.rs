@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use folio_core::ids::Token;
+use folio_core::params::GenerationDefaults;
 use folio_text::{ChatTemplate, Tokenizer};
 
 /// Everything [`crate::App::new`] needs besides the engine and the texts.
@@ -128,15 +129,4 @@ pub struct ModelTexts {
     pub template: Option<ChatTemplate>,
     /// Used where a request says nothing.
     pub defaults: GenerationDefaults,
-}
-
-/// Sampling parameters a model's maker recommends (`generation_config.json`).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[allow(missing_docs, reason = "the names are those of the request fields")]
-pub struct GenerationDefaults {
-    pub temperature: Option<f64>,
-    pub top_p: Option<f64>,
-    pub top_k: Option<i64>,
-    pub min_p: Option<f64>,
-    pub repetition_penalty: Option<f64>,
 }

@@ -31,7 +31,7 @@ mod sse;
 mod state;
 
 pub use app::router;
-pub use config::{GenerationDefaults, Limits, ModelFacts, ModelTexts, ServerConfig};
+pub use config::{Limits, ModelFacts, ModelTexts, ServerConfig};
 pub use error::ApiError;
 pub use serve::{Ending, serve};
 pub use state::App;

@@ -4,7 +4,7 @@ mod common;
 
 use common::http::{get, post, request};
 use common::{Server, Setup};
-use folio_server::GenerationDefaults;
+use folio_core::params::GenerationDefaults;
 use folio_sim::Gate;
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
 //! Where texts end, and what a model's makers recommend.
 
 use folio_core::ids::Token;
-use folio_model::{Checkpoint, GenerationDefaults};
+use folio_core::params::GenerationDefaults;
+use folio_model::Checkpoint;
 use serde_json::{Value, json};
 
 use crate::folder::Tiny;

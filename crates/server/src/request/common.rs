@@ -4,12 +4,11 @@
 //! becomes of it. After [`validate`] the values are in range and typed; see [`Common`].
 
 use folio_core::ids::Salt;
-use folio_core::params::{BadParam, Params, Requested};
+use folio_core::params::{BadParam, GenerationDefaults, Params, Requested};
 
 use super::fields::{Biases, Early, Given, Int, List, Strings, fields, object};
 use super::unserved::{Neutral, ResponseFormat, UnservedFields, refuse_format, refuse_unless};
 use crate::auth::Caller;
-use crate::config::GenerationDefaults;
 use crate::error::ApiError;
 use crate::state::Served;
 
