@@ -162,6 +162,11 @@ impl Group {
         self.origin.id
     }
 
+    /// Whether its blocks are in the swap space.
+    pub(crate) fn is_swapped(&self) -> bool {
+        matches!(self.phase, Phase::Swapped { .. })
+    }
+
     /// Whether it is a beam search.
     pub(crate) fn is_beam(&self) -> bool {
         matches!(self.ranking, Ranking::Beams(_))
@@ -274,7 +279,7 @@ impl Group {
     /// Gives all memory back and keeps the tokens.
     pub(crate) fn release<M: KvMemory>(&mut self, memory: &mut M) {
         for seq in &mut self.sequences {
-            if let Some(swapped) = seq.swapped().take() {
+            if let Some(swapped) = seq.take_swapped() {
                 memory.forget_swapped(swapped);
             }
             if let Some(table) = seq.vacate() {
@@ -295,7 +300,7 @@ impl Group {
         match memory.swap_out(tables, ops) {
             Ok(swapped) => {
                 for (seq, table) in self.sequences.iter_mut().zip(swapped) {
-                    *seq.swapped() = Some(table);
+                    seq.keep_swapped(table);
                 }
                 self.phase = Phase::Swapped { shared };
                 true
@@ -312,7 +317,7 @@ impl Group {
     /// Brings all blocks back; whether there was room. What was computed counts again.
     pub(crate) fn swap_in<M: KvMemory>(&mut self, memory: &mut M, ops: &mut Vec<CacheOp>) -> bool {
         let Phase::Swapped { shared } = self.phase else { return false };
-        let tables = self.sequences.iter_mut().filter_map(|seq| seq.swapped().take()).collect();
+        let tables = self.sequences.iter_mut().filter_map(Sequence::take_swapped).collect();
         match memory.swap_in(tables, ops) {
             Ok(tables) => {
                 for (seq, table) in self.sequences.iter_mut().zip(tables) {
@@ -326,7 +331,7 @@ impl Group {
             }
             Err((_, tables)) => {
                 for (seq, table) in self.sequences.iter_mut().zip(tables) {
-                    *seq.swapped() = Some(table);
+                    seq.keep_swapped(table);
                 }
                 false
             }

@@ -147,12 +147,15 @@ impl Sequence {
         self.table.take().map(|table| Computed { table, computed })
     }
 
-    /// The swapped table, while there is one.
-    pub(crate) fn swapped(&mut self) -> &mut Option<SwappedTable> {
-        &mut self.swapped
+    /// Keeps what became of the table that left.
+    pub(crate) fn keep_swapped(&mut self, table: SwappedTable) {
+        self.swapped = Some(table);
     }
 
-    /// The swapped table, to look at.
+    pub(crate) fn take_swapped(&mut self) -> Option<SwappedTable> {
+        self.swapped.take()
+    }
+
     pub(crate) fn swapped_table(&self) -> Option<&SwappedTable> {
         self.swapped.as_ref()
     }

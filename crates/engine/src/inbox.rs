@@ -1,8 +1,9 @@
 //! The way in: messages from any thread to the engine's.
 //!
 //! Not bounded by itself, bounded in fact: a `Generate` holds a permit until the engine lets go of the request, and a
-//! request sends at most one `Abort`; an `Inspect` holds a place of which there are few. So pushing never blocks and never fails for want of room, which a `Drop` needs.
-//! The door only ever moves towards closed. What was pushed before it closed is seen by the engine.
+//! request sends at most one `Abort`; an `Inspect` holds a place of which there are few. So pushing never blocks and never
+//! fails for want of room, which a `Drop` needs. The door only ever moves towards closed. What was pushed before it closed
+//! is seen by the engine.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

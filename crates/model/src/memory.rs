@@ -1,7 +1,7 @@
 //! The memory plan: how every byte will be spent, decided and printed before weights are loaded.
 //!
-//! A plan always holds at least one sequence of the full context beside what is pinned: whatever the scheduler accepts can then finish. What does
-//! not fit is refused with flags that were tried and do fit, not with guesses.
+//! A plan always holds at least one sequence of the full context beside what is pinned: whatever the scheduler accepts can
+//! then finish. What does not fit is refused with flags that were tried and do fit, not with guesses.
 
 use std::fmt;
 

@@ -5,8 +5,7 @@
 //! that happens later in planning can spoil an operation:
 //!
 //! - *The source is given up* and handed out again in the same step: the shared block by its remaining holders, a block that
-//!   is swapped out by `swap_out` itself, a slot by `swap_in`, a cached block that nobody holds
-//!   after `admit`. As the destination of an operation it is overwritten by one that stands later in the queue; as a new
+//!   is swapped out by `swap_out` itself, a slot by `swap_in`, a cached block that nobody holds after `admit`. As the destination of an operation it is overwritten by one that stands later in the queue; as a new
 //!   block of a row it is overwritten in the forward pass. Both are after it was read.
 //! - *The destination is given up* (its sequence is preempted in the step that un-shared it) and handed out again. Whoever
 //!   gets it writes later, by the same argument, and a late write into a block that nobody holds does no harm: such a block
@@ -17,10 +16,9 @@
 //! - *A source is read before it was written?* Only if a table is forked, published or swapped out while positions that
 //!   count as computed are still to be computed by the coming step. The rules of [`KvMemory`] forbid that.
 //!
-//! What never happens is a write to a block whose contents can be found: only full blocks are published, half-filled
-//! ones only when they are given up, rows write only positions that were not computed, and `append` makes writable only
-//! positions after the last. A block that is only
-//! promised is written by the table that promised it (see [`super::promise`]).
+//! What never happens is a write to a block whose contents can be found: only full blocks are published, half-filled ones
+//! only when they are given up, rows write only positions that were not computed, and `append` makes writable only positions
+//! after the last. A block that is only promised is written by the table that promised it (see [`super::promise`]).
 //!
 //! When a step fails, its operations may not have been made: every table that was admitted, appended to or swapped in for it
 //! must be freed, and every table that was swapped out for it be forgotten.

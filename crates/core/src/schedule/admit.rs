@@ -1,4 +1,5 @@
-//! Waiting groups start running, or come back from the swap space, in the order of the policy, while tokens, sequences and blocks last.
+//! Waiting groups start running, or come back from the swap space, in the order of the policy, while tokens, sequences and
+//! blocks last.
 //!
 //! The blocks of all shared tokens are allocated at once: nothing is asked and then hoped for. Beyond them there must be
 //! free blocks for whatever else the group needs soon, that is, for what its sequences hold apart from each other and one
@@ -7,7 +8,7 @@
 
 use super::Scheduler;
 use super::budget::Budget;
-use crate::group::{Group, Phase};
+use crate::group::Group;
 use crate::ids::Tick;
 use crate::kv::{BlockTable, KvMemory};
 use crate::plan::CacheOp;
@@ -20,7 +21,7 @@ impl<M: KvMemory> Scheduler<M> {
             if !budget.allows(width) {
                 break;
             }
-            if self.waiting.head().is_some_and(|head| matches!(head.phase, Phase::Swapped { .. })) {
+            if self.waiting.head().is_some_and(Group::is_swapped) {
                 if !self.resume_head(budget, ops) {
                     break;
                 }

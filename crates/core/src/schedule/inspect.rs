@@ -48,9 +48,8 @@ impl<M: KvMemory> Scheduler<M> {
             *by_tables.entry(block.tables).or_default() += 1;
             empty_positions += u64::from(block_size - block.filled);
         }
-        let swapped = |group: &&Group| matches!(group.phase, Phase::Swapped { .. });
-        groups.extend(self.waiting.iter().filter(swapped).map(report_absent));
-        let waits = |group: &&Group| !swapped(group);
+        groups.extend(self.waiting.iter().filter(|group| group.is_swapped()).map(report_absent));
+        let waits = |group: &&Group| !group.is_swapped();
         groups.extend(self.waiting.iter().filter(waits).take(MOST_WAITING).map(report_absent));
         groups.sort_unstable_by_key(|report| report.group);
         let all = self.running.len() + self.waiting.iter().count();

@@ -215,7 +215,7 @@ impl<M: KvMemory> Scheduler<M> {
         self.waiting.check()?;
         for group in &self.running {
             group.check()?;
-            if matches!(group.phase, Phase::Waiting | Phase::Swapped { .. }) {
+            if group.phase == Phase::Waiting || group.is_swapped() {
                 return Err(format!("group {} waits among the running", group.id()));
             }
         }

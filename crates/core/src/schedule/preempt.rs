@@ -6,7 +6,7 @@
 //! blocks move to the swap space and come back later.
 
 use super::Scheduler;
-use crate::group::{Group, Phase};
+use crate::group::Group;
 use crate::kv::{KvMemory, Short};
 use crate::plan::CacheOp;
 use crate::sequence::Sequence;
@@ -67,7 +67,7 @@ impl<M: KvMemory> Scheduler<M> {
         if !swapped {
             group.release(&mut self.memory);
         }
-        debug_assert_eq!(swapped, matches!(group.phase, Phase::Swapped { .. }));
+        debug_assert_eq!(swapped, group.is_swapped());
         group.preemptions += 1;
         self.totals.preemptions += 1;
         self.waiting.push(group);

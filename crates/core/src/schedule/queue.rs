@@ -1,7 +1,8 @@
 //! The groups that wait, in the order of the policy.
 //!
-//! **Invariants.** No group in it holds memory, though those that are swapped out hold slots. Groups that have never run are bounded by the caller's limit; preempted
-//! ones are exempt, since they were let in before, and there are never more of them than could run.
+//! **Invariants.** No group in it holds memory, though those that are swapped out hold slots. Groups that have never run are
+//! bounded by the caller's limit; preempted ones are exempt, since they were let in before, and there are never more of them
+//! than could run.
 //!
 //! A balanced tree rather than a list: a client may give up anywhere in a long queue, and leaving from the middle must
 //! cost no more than joining at the end.
@@ -90,10 +91,7 @@ impl Queue {
     }
 
     fn load_of(&mut self, group: &Group) -> &mut Load {
-        match group.phase {
-            Phase::Swapped { .. } => &mut self.swapped,
-            _ => &mut self.load,
-        }
+        if group.is_swapped() { &mut self.swapped } else { &mut self.load }
     }
 
     /// # Errors
@@ -102,7 +100,7 @@ impl Queue {
         let mut counted = Self::default();
         for (&at, group) in &self.line {
             group.check()?;
-            if at != rank(group) || !matches!(group.phase, Phase::Waiting | Phase::Swapped { .. }) {
+            if at != rank(group) || !(group.phase == Phase::Waiting || group.is_swapped()) {
                 return Err(format!("group {} waits as {at:?}, {:?}", group.id(), group.phase));
             }
             counted.fresh += u32::from(group.preemptions == 0);
