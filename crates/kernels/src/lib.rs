@@ -9,6 +9,7 @@
 
 mod activation;
 mod attend;
+mod codes;
 mod context;
 mod dtype;
 mod embed;
@@ -30,6 +31,7 @@ mod view;
 
 pub use activation::{Activation, activate, add, gated, scale, softcap};
 pub use attend::{AttendSpec, attend, attend_workspace_bytes};
+pub use codes::{Bits, CodeFormat, CodeRow, CodeSource, SUPERBLOCK, Scaling};
 pub use context::Context;
 pub use dtype::{Dtype, Raw};
 pub use embed::embed_packed;
