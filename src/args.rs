@@ -29,12 +29,29 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Continue a text on the terminal
     Complete(CompleteArgs),
+    /// Fetch a model from the Hugging Face hub into its cache, and print where it is
+    Pull(PullArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PullArgs {
+    /// ORG/NAME; ORG/NAME:FILE.gguf or ORG/NAME:Q4_K_M for one GGUF among several
+    pub(crate) model: String,
+
+    /// Branch, tag or commit; default: main
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
 }
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json); without one, the built-in demo model
+    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json), or a model of the Hugging Face hub: ORG/NAME,
+    /// ORG/NAME:FILE.gguf; without one, the built-in demo model
     pub(crate) model: Option<PathBuf>,
+
+    /// Branch, tag or commit of a model from the hub; default: main
+    #[arg(long, value_name = "REVISION", requires = "model")]
+    pub(crate) revision: Option<String>,
 
     /// Type the weights are kept in
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]

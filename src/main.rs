@@ -5,6 +5,7 @@
 
 mod args;
 mod builtin;
+mod hub;
 mod machine;
 mod pins;
 mod serve;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Chat(args)) => terminal::chat(&args),
         Some(Command::Complete(args)) => terminal::complete(&args),
+        Some(Command::Pull(args)) => hub::pull(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,8 @@ use folio_model::block_size::Lengths;
 use folio_model::{Dtype, Isa, MemoryRequest, ModelSource, SwapRequest};
 
 use crate::args::{self, BlockSize, ModelArgs};
-use crate::{builtin, machine, trace};
+use crate::hub::Located;
+use crate::{builtin, hub, machine, trace};
 
 /// Where the system does not tell how much memory is free, this much is assumed to be.
 const ASSUMED_MEMORY: u64 = 4 << 30;
@@ -17,6 +18,8 @@ const ASSUMED_MEMORY: u64 = 4 << 30;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) source: ModelSource,
+    /// What the hub calls the model, if it comes from there.
+    pub(crate) name: Option<String>,
     /// Without the lengths of pinned prefixes, which take the model's tokenizer.
     pub(crate) memory: MemoryRequest<'static>,
     /// The requests for which a block size is to be chosen, if one is.
@@ -32,10 +35,6 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn new(args: &ModelArgs, max_queued: u32) -> Result<Self> {
-        let source = match &args.model {
-            Some(folder) => ModelSource::Folder(folder.clone()),
-            None => ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES },
-        };
         let prefix_caching = !args.no_enable_prefix_caching;
         ensure!(
             prefix_caching || args.pin_prefix.is_empty(),
@@ -56,10 +55,14 @@ impl Settings {
             swap,
             pinned_prefixes: &[],
         };
+        let isa = isa()?;
+        // Last, because it may take long to fetch.
+        let (source, name) = source(args)?;
         Ok(Self {
             source,
+            name,
             memory,
-            isa: isa()?,
+            isa,
             prefix_caching,
             expected,
             swap_dir: swap.and(args.swap_dir.clone()),
@@ -73,6 +76,15 @@ impl Settings {
             seed: args.seed,
         })
     }
+}
+
+/// The model's files, fetched if need be, and its name on the hub.
+fn source(args: &ModelArgs) -> Result<(ModelSource, Option<String>)> {
+    let Some(model) = &args.model else {
+        return Ok((ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES }, None));
+    };
+    let Located { path, name } = hub::locate(model, args.revision.as_deref())?;
+    Ok((ModelSource::Folder(path), name))
 }
 
 /// The block size, or the lengths to choose it for.

@@ -39,6 +39,7 @@ pub(crate) struct Running {
 pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
     let began = Instant::now();
     let checkpoint = Checkpoint::open(&settings.source).context("cannot serve this model")?;
+    let name = settings.name.clone().unwrap_or_else(|| checkpoint.name());
     let (tokenizer, template) = texts(&checkpoint)?;
     let mut pins = Pins::read(&settings.pin_prefix, &tokenizer)?;
     let lengths = pins.lengths();
@@ -50,7 +51,6 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
     pins.cut(plan.block_size)?;
     let (swap, rates) = swap_store(&plan, settings)?.unzip();
     if verbose {
-        let name = checkpoint.name();
         eprint!("{}", tables::plan(&name, &plan, settings, swap.as_ref().zip(rates)));
     }
     let executor = load(&checkpoint, &plan, settings, swap)?;
@@ -66,7 +66,7 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
         thread,
         tokenizer,
         template,
-        name: checkpoint.name(),
+        name,
         eos: checkpoint.eos().to_vec(),
         defaults: checkpoint.generation_defaults(),
         plan,
