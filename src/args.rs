@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Continue a text on the terminal
     Complete(CompleteArgs),
+    /// Measure this machine, a model on it, or a running server
+    Bench(crate::bench::args::BenchArgs),
 }
 
 #[derive(Args, Clone, Debug)]
