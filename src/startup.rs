@@ -11,6 +11,7 @@ use folio_core::params::GenerationDefaults;
 use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{EngineConfig, EngineThread, Handle, Observer};
 use folio_model::block_size::{self, Lengths, Trial};
+use folio_model::step_tokens;
 use folio_model::swap::SwapRates;
 use folio_model::{
     Checkpoint, Isa, LoadOptions, MemoryPlan, MemoryRequest, ModelSpec, Profile, SwapStore,
@@ -60,6 +61,9 @@ pub(crate) fn start_observed(
     let mut request = MemoryRequest { pinned_prefixes: &lengths, ..settings.memory };
     if let Some(expected) = &settings.expected {
         request.block_size = choose_block_size(&checkpoint, settings, expected, verbose)?;
+    }
+    if settings.choose_step_tokens {
+        request.max_num_batched_tokens = choose_step_tokens(&checkpoint, settings)?;
     }
     let plan = MemoryPlan::compute(&checkpoint, &request)?;
     pins.cut(plan.block_size)?;
@@ -112,6 +116,18 @@ fn choose_block_size(
         eprint!("{}", tables::block_sizes(&candidates, chosen, expected));
     }
     Ok(chosen)
+}
+
+/// Measures the machine and chooses.
+fn choose_step_tokens(checkpoint: &Checkpoint, settings: &Settings) -> Result<usize> {
+    let memory = &settings.memory;
+    let trial = step_tokens::Trial {
+        spec: checkpoint.spec(),
+        dtype: memory.dtype.unwrap_or(checkpoint.stored_dtype()),
+        threads: memory.threads,
+        isa: settings.isa,
+    };
+    Ok(step_tokens::choose(trial.run()?, memory.max_num_seqs))
 }
 
 /// The swap space of the plan, if it has one, and how fast it is.

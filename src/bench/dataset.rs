@@ -115,11 +115,8 @@ fn row(line: &str, output_len: Option<u32>, timed: bool) -> Result<Request> {
         bail!("it has neither prompt nor prompt_ids");
     }
     let arrival_s = row.get("arrival_s").and_then(Value::as_f64).filter(|at| *at >= 0.0);
-    let arrival_s = if timed {
-        arrival_s.context("arrival_s is not a number of seconds")?
-    } else {
-        0.0
-    };
+    let arrival_s =
+        if timed { arrival_s.context("arrival_s is not a number of seconds")? } else { 0.0 };
     Ok(Request { ids, text, output_len, arrival_s })
 }
 
@@ -129,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_row_is_read_as_written_or_refused_by_its_field() {
-        let line = r#"{"prompt_ids": [5, 6], "prompt": "ab", "output_tokens": 3, "arrival_s": 0.5}"#;
+        let line =
+            r#"{"prompt_ids": [5, 6], "prompt": "ab", "output_tokens": 3, "arrival_s": 0.5}"#;
         let read = row(line, None, true).unwrap();
         let expected =
             Request { ids: vec![5, 6], text: Some("ab".into()), output_len: 3, arrival_s: 0.5 };

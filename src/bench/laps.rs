@@ -72,8 +72,7 @@ impl Observer for Laps {
 
     fn finished(&mut self, tokens: usize, rows: usize) {
         let operations = self.profile.as_ref().map(Profile::take).unwrap_or_default();
-        let record =
-            StepRecord { tokens, rows, ended: self.last, parts: self.parts, operations };
+        let record = StepRecord { tokens, rows, ended: self.last, parts: self.parts, operations };
         self.steps.0.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }
 }
@@ -142,8 +141,12 @@ impl Breakdown {
         let total = self.total().max(f64::MIN_POSITIVE);
         let _ = writeln!(out, "{title}: mean of {} steps", self.steps);
         let mut row = |name: &str, time: f64| {
-            let _ =
-                writeln!(out, "  {name:<16} {:>10.3} ms {:>6.2} %", time * 1e3, time / total * 100.0);
+            let _ = writeln!(
+                out,
+                "  {name:<16} {:>10.3} ms {:>6.2} %",
+                time * 1e3,
+                time / total * 100.0
+            );
         };
         for (name, time, _) in self.lines.iter().filter(|(_, time, _)| *time > 0.0) {
             row(name, *time);
@@ -155,8 +158,11 @@ impl Breakdown {
 
     /// Milliseconds by name, and the share outside kernels.
     pub(crate) fn json(&self) -> Value {
-        let lines: serde_json::Map<String, Value> =
-            self.lines.iter().map(|(name, time, _)| ((*name).to_owned(), json!(time * 1e3))).collect();
+        let lines: serde_json::Map<String, Value> = self
+            .lines
+            .iter()
+            .map(|(name, time, _)| ((*name).to_owned(), json!(time * 1e3)))
+            .collect();
         json!({
             "steps": self.steps,
             "milliseconds_per_step": lines,

@@ -34,7 +34,15 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
     };
     println!(
         "{:>6} {:>13} {:>13} {:>9} {:>9} {:>10} {:>10} {:>9} {:>9}",
-        "batch", "decode tok/s", "prefill tok/s", "TTFT ms", "TPOT ms", "latency s", "bandwidth", "f32 peak", "int8 peak"
+        "batch",
+        "decode tok/s",
+        "prefill tok/s",
+        "TTFT ms",
+        "TPOT ms",
+        "latency s",
+        "bandwidth",
+        "f32 peak",
+        "int8 peak"
     );
     let mut batches = Vec::new();
     for &batch in &args.batch_size {
@@ -131,15 +139,13 @@ fn measure(
     limits: &Limits,
     random: &mut Random,
 ) -> Result<Value> {
-    let (runs, steps) =
-        iterations(engine, args, (batch, args.input_len, args.output_len), random)?;
+    let (runs, steps) = iterations(engine, args, (batch, args.input_len, args.output_len), random)?;
     let rows = f64::from(batch);
     let decode_steps = periods(&steps, batch as usize);
     let period = median(&decode_steps);
     let decode = if period > 0.0 { rows / period } else { 0.0 };
-    let seconds = |time: &dyn Fn(&Answered) -> f64| -> Vec<f64> {
-        runs.iter().flatten().map(time).collect()
-    };
+    let seconds =
+        |time: &dyn Fn(&Answered) -> f64| -> Vec<f64> { runs.iter().flatten().map(time).collect() };
     let ttft = seconds(&|answer| answer.ttft().as_secs_f64());
     let tpot: Vec<f64> = runs.iter().flatten().filter_map(Answered::tpot).collect();
     let most = |run: &Vec<Answered>, time: &dyn Fn(&Answered) -> f64| {
@@ -162,7 +168,8 @@ fn measure(
         float * 100.0,
         int8 * 100.0
     );
-    let breakdown = Breakdown::of(&steps, |step| step.tokens == batch as usize && step.rows == step.tokens);
+    let breakdown =
+        Breakdown::of(&steps, |step| step.tokens == batch as usize && step.rows == step.tokens);
     if args.profile {
         print!("{}", breakdown.table(&format!("decode of {batch}")));
     }

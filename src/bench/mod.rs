@@ -2,7 +2,11 @@
 //!
 //! `latency` and `throughput` run the engine that serves, in this process and without HTTP or text; `serve` is a client of
 //! any server.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints what it measured")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command that prints what it measured"
+)]
 
 pub(crate) mod args;
 mod dataset;

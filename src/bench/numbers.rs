@@ -43,7 +43,8 @@ mod tests {
     fn percentiles_are_numpys() {
         // numpy.percentile([4, 1, 3, 2], p); numpy.std
         let values = [4.0, 1.0, 3.0, 2.0];
-        for (percent, expected) in [(0.0, 1.0), (50.0, 2.5), (90.0, 3.7), (99.0, 3.97), (100.0, 4.0)]
+        for (percent, expected) in
+            [(0.0, 1.0), (50.0, 2.5), (90.0, 3.7), (99.0, 3.97), (100.0, 4.0)]
         {
             assert!((percentile(&values, percent) - expected).abs() < 1e-12, "{percent}");
         }

@@ -29,6 +29,7 @@ mod scratch;
 mod sizes;
 mod source;
 pub mod spec;
+pub mod step_tokens;
 pub mod swap;
 pub mod weights;
 

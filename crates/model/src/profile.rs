@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use folio_core::plan::StepPlan;
 use folio_kernels::{AttendSpec, Dtype, Epilogue};
 
-use crate::backend::{
-    Answer, Backend, CacheShape, Form, Linear, Norm, Role, Rotation, Step, Task,
-};
+use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Role, Rotation, Step, Task};
 use crate::error::ModelError;
 use crate::weights::LinearTensors;
 

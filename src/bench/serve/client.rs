@@ -173,7 +173,10 @@ mod tests {
     #[test]
     fn urls_are_understood_or_refused() {
         let target = Target::new("http://[::1]:8080/llm/", None).unwrap();
-        assert_eq!((target.host.as_str(), target.port, target.prefix.as_str()), ("::1", 8080, "/llm"));
+        assert_eq!(
+            (target.host.as_str(), target.port, target.prefix.as_str()),
+            ("::1", 8080, "/llm")
+        );
         assert_eq!(Target::new("http://example.org", None).unwrap().port, 80);
         for bad in ["", "localhost:8000", "https://example.org", "http://", "ftp://a"] {
             assert!(Target::new(bad, None).is_err(), "{bad:?}");

@@ -49,7 +49,8 @@ impl Goodput {
     /// Understands `ttft:500`, in milliseconds.
     pub(crate) fn parse(limits: &[String]) -> Result<Self> {
         let one = |text: &String| {
-            let problem = || format!("--goodput {text:?} is not like ttft:500, tpot:100 or e2el:20000");
+            let problem =
+                || format!("--goodput {text:?} is not like ttft:500, tpot:100 or e2el:20000");
             let (name, limit) = text.split_once(':').with_context(problem)?;
             let limit: f64 = limit.parse().ok().filter(|ms| *ms >= 0.0).with_context(problem)?;
             let name = ["ttft", "tpot", "e2el"].into_iter().find(|known| *known == name);
@@ -132,7 +133,10 @@ pub(crate) fn report(replies: &[Reply], duration: f64, wanted: &Wanted<'_>) -> R
     let good: Vec<&Reply> = replies.iter().filter(|reply| reply.error.is_none()).collect();
     if good.is_empty() {
         let first = replies.iter().find_map(|reply| reply.error.as_deref());
-        bail!("no request succeeded; the first failed with: {}", first.unwrap_or("nothing was sent"));
+        bail!(
+            "no request succeeded; the first failed with: {}",
+            first.unwrap_or("nothing was sent")
+        );
     }
     let input: usize = good.iter().map(|reply| reply.input_len).sum();
     let output: usize = good.iter().map(|reply| reply.output_len).sum();
@@ -194,8 +198,7 @@ fn metric_lines(
     text: &mut String,
     json: &mut Map<String, Value>,
 ) {
-    let all: Vec<f64> =
-        values(name, replies).into_iter().map(|seconds| seconds * 1e3).collect();
+    let all: Vec<f64> = values(name, replies).into_iter().map(|seconds| seconds * 1e3).collect();
     let mut rows = vec![
         ("mean".to_owned(), "Mean".to_owned(), mean(&all)),
         ("median".to_owned(), "Median".to_owned(), median(&all)),
@@ -265,7 +268,10 @@ mod tests {
         assert_eq!(json["median_tpot_ms"], 375.0);
         assert_eq!(json["mean_itl_ms"], 1000.0 / 3.0);
         // Tokens came at 0.5, 0.75 and at 1.0, 1.5, 2.0 seconds.
-        assert_eq!((json["max_output_tokens_per_s"].clone(), json["max_concurrent_requests"].clone()), (json!(2), json!(2)));
+        assert_eq!(
+            (json["max_output_tokens_per_s"].clone(), json["max_concurrent_requests"].clone()),
+            (json!(2), json!(2))
+        );
     }
 
     #[test]

@@ -22,4 +22,5 @@ mod one_truth;
 mod oracle;
 mod sample;
 mod spec;
+mod step_tokens;
 mod swap;
