@@ -20,6 +20,7 @@ mod memory;
 mod naive;
 mod one_truth;
 mod oracle;
+mod profile;
 mod sample;
 mod spec;
 mod step_tokens;
