@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Complete(CompleteArgs),
     /// Fetch a model from the Hugging Face hub into its cache, and print where it is
     Pull(PullArgs),
+    /// Measure this machine, a model on it, or a running server
+    Bench(crate::bench::args::BenchArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -103,9 +105,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) max_num_seqs: u32,
 
-    /// Most tokens computed in one step; longer prompts are cut into chunks
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub(crate) max_num_batched_tokens: u32,
+    /// Most tokens computed in one step; longer prompts are cut into chunks. auto: measure this machine, and take what it
+    /// computes in about a quarter of a second, so that nobody waits longer for the next token
+    #[arg(long, value_name = "TOKENS", default_value = "auto", value_parser = step_tokens)]
+    pub(crate) max_num_batched_tokens: StepTokens,
 
     /// Share the KV of equal prompt beginnings (the default)
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
@@ -203,6 +206,12 @@ pub(crate) enum BlockSize {
     Tokens(usize),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepTokens {
+    Auto,
+    Tokens(usize),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PreemptionMode {
     Auto,
@@ -236,6 +245,15 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
     }
     let size = text.parse().ok().filter(|size| (1..=256).contains(size));
     size.map(BlockSize::Tokens).ok_or_else(|| format!("{text} is not in 1..=256 and not auto"))
+}
+
+/// `512`, `auto`.
+fn step_tokens(text: &str) -> Result<StepTokens, String> {
+    if text == "auto" {
+        return Ok(StepTokens::Auto);
+    }
+    let tokens = text.parse().ok().filter(|tokens| (1..=65536).contains(tokens));
+    tokens.map(StepTokens::Tokens).ok_or_else(|| format!("{text} is not in 1..=65536 and not auto"))
 }
 
 /// `161,338`.
@@ -342,6 +360,11 @@ mod tests {
     fn block_sizes_and_lengths_are_bounded() {
         assert_eq!(block_size("auto"), Ok(BlockSize::Auto));
         assert_eq!(block_size("256"), Ok(BlockSize::Tokens(256)));
+        assert_eq!(step_tokens("auto"), Ok(StepTokens::Auto));
+        assert_eq!(step_tokens("65536"), Ok(StepTokens::Tokens(65536)));
+        for bad in ["", "0", "65537", "-1", "Auto"] {
+            assert!(step_tokens(bad).is_err(), "{bad:?}");
+        }
         assert_eq!(lengths("161, 338"), Ok(Lengths::SHAREGPT));
         for bad in ["", "0", "257", "-1", "automatic", "8.0"] {
             assert!(block_size(bad).is_err(), "{bad:?}");

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod builtin;
 mod hub;
 mod machine;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Some(Command::Chat(args)) => terminal::chat(&args),
         Some(Command::Complete(args)) => terminal::complete(&args),
         Some(Command::Pull(args)) => hub::pull(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

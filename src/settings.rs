@@ -7,12 +7,15 @@ use folio_core::schedule::PreemptionMode;
 use folio_model::block_size::Lengths;
 use folio_model::{Dtype, Isa, MemoryRequest, ModelSource, SwapRequest};
 
-use crate::args::{self, BlockSize, ModelArgs};
+use crate::args::{self, BlockSize, ModelArgs, StepTokens};
 use crate::hub::Located;
 use crate::{builtin, hub, machine, trace};
 
 /// Where the system does not tell how much memory is free, this much is assumed to be.
 const ASSUMED_MEMORY: u64 = 4 << 30;
+
+/// The size of a step where it is to be chosen, until it is.
+const UNMEASURED_STEP_TOKENS: usize = 512;
 
 /// How a model is to be run.
 #[derive(Clone, Debug)]
@@ -20,10 +23,12 @@ pub(crate) struct Settings {
     pub(crate) source: ModelSource,
     /// What the hub calls the model, if it comes from there.
     pub(crate) name: Option<String>,
-    /// Without the lengths of pinned prefixes, which take the model's tokenizer.
+    /// Without the lengths of pinned prefixes, which take the model's tokenizer, and without what is measured at start.
     pub(crate) memory: MemoryRequest<'static>,
     /// The requests for which a block size is to be chosen, if one is.
     pub(crate) expected: Option<Vec<Lengths>>,
+    /// Whether the size of a step is to be chosen.
+    pub(crate) choose_step_tokens: bool,
     pub(crate) swap_dir: Option<PathBuf>,
     pub(crate) preemption: PreemptionMode,
     pub(crate) pin_prefix: Vec<PathBuf>,
@@ -50,7 +55,10 @@ impl Settings {
             available_bytes: machine::available_memory().unwrap_or(ASSUMED_MEMORY),
             max_model_len: args.max_model_len.map(|len| len as usize),
             max_num_seqs: args.max_num_seqs as usize,
-            max_num_batched_tokens: args.max_num_batched_tokens as usize,
+            max_num_batched_tokens: match args.max_num_batched_tokens {
+                StepTokens::Auto => UNMEASURED_STEP_TOKENS,
+                StepTokens::Tokens(tokens) => tokens,
+            },
             threads: args.threads.map_or_else(machine::threads, |threads| threads as usize),
             swap,
             pinned_prefixes: &[],
@@ -65,6 +73,7 @@ impl Settings {
             isa,
             prefix_caching,
             expected,
+            choose_step_tokens: args.max_num_batched_tokens == StepTokens::Auto,
             swap_dir: swap.and(args.swap_dir.clone()),
             preemption: match args.preemption_mode {
                 args::PreemptionMode::Auto => PreemptionMode::Auto,

@@ -20,6 +20,7 @@ mod linear;
 mod logits;
 mod map;
 mod math;
+pub mod measure;
 mod memory;
 mod norm;
 mod pack;

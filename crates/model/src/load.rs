@@ -2,7 +2,7 @@
 
 use folio_kernels::{AttendSpec, Dtype};
 
-use crate::backend::{Backend, Form, Linear, Norm};
+use crate::backend::{Backend, Form, Linear, LinearWeights, Norm, NormWeights, Role};
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
 use crate::forward::{Embedding, Layer, Model};
@@ -54,7 +54,7 @@ pub(crate) fn load_model<B: Backend>(
         positions,
         layers,
         final_norm: loader.norm(final_norm),
-        logits: loader.linear(logits, Form::Plain)?,
+        logits: loader.linear(Role::Logits, logits, Form::Plain)?,
         frequencies: match &spec.position {
             Position::Rope(rope) => rope.frequencies(),
             Position::Learned { .. } => Vec::new(),
@@ -87,10 +87,10 @@ impl<B: Backend> Loader<'_, B> {
             head_norms: tensors
                 .query_key_norms
                 .map(|(query, key)| (self.head_norm(query), self.head_norm(key))),
-            qkv: self.linear(tensors.qkv, Form::Plain)?,
-            output: self.linear(tensors.output, Form::Plain)?,
-            up: self.linear(tensors.up, up)?,
-            down: self.linear(tensors.down, Form::Plain)?,
+            qkv: self.linear(Role::Qkv, tensors.qkv, Form::Plain)?,
+            output: self.linear(Role::Output, tensors.output, Form::Plain)?,
+            up: self.linear(Role::Up, tensors.up, up)?,
+            down: self.linear(Role::Down, tensors.down, Form::Plain)?,
             attend: AttendSpec {
                 heads: spec.heads,
                 scale: spec.attention_scale,
@@ -101,13 +101,19 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn linear(&self, tensors: LinearTensors<'_>, form: Form) -> Result<Linear<B>, ModelError> {
+    fn linear(
+        &self,
+        role: Role,
+        tensors: LinearTensors<'_>,
+        form: Form,
+    ) -> Result<Linear<B>, ModelError> {
         let matrix = self.backend.matrix(&tensors, self.dtype, form)?;
-        Ok(Linear { matrix, bias: tensors.bias.map(|bias| self.backend.vector(bias)) })
+        let bias = tensors.bias.map(|bias| self.backend.vector(bias));
+        Ok(LinearWeights { role, matrix, bias })
     }
 
     fn norm(&self, tensors: NormTensors) -> Norm<B> {
-        Norm {
+        NormWeights {
             spec: self.spec.norm,
             weight: self.backend.vector(tensors.weight),
             bias: tensors.bias.map(|bias| self.backend.vector(bias)),
@@ -117,7 +123,7 @@ impl<B: Backend> Loader<'_, B> {
     /// Heads are always normed by their root mean square, as the reference has it.
     fn head_norm(&self, weight: Vec<f32>) -> Norm<B> {
         let spec = NormSpec { kind: NormKind::Rms, ..self.spec.norm };
-        Norm { spec, weight: self.backend.vector(weight), bias: None }
+        NormWeights { spec, weight: self.backend.vector(weight), bias: None }
     }
 }
 

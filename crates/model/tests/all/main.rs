@@ -20,6 +20,8 @@ mod memory;
 mod naive;
 mod one_truth;
 mod oracle;
+mod profile;
 mod sample;
 mod spec;
+mod step_tokens;
 mod swap;

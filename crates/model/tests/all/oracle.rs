@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use folio_kernels::{Activation, AttendSpec, BatchRow, Epilogue, Raw};
-use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Rotation, Step};
+use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Role, Rotation, Step};
 use folio_model::spec::{NormKind, NormSpec};
 use folio_model::weights::{LinearTensors, Tensor};
 use folio_model::{Cpu, Dtype, Isa, MemoryPlan, Runner};
@@ -81,12 +81,12 @@ impl Pair {
         let (weight, bias) = (vector(), vector());
         let biased = spec.kind == NormKind::Layer;
         (
-            Norm {
+            Norm::<Cpu> {
                 spec,
                 weight: self.cpu.vector(weight.clone()),
                 bias: biased.then(|| bias.clone()),
             },
-            Norm {
+            Norm::<Naive> {
                 spec,
                 weight: self.naive.vector(weight),
                 bias: biased.then(|| self.naive.vector(bias)),
@@ -147,10 +147,12 @@ proptest! {
             let form = if gated { Form::Gated } else { Form::Plain };
             let mut out = pair.random(random, rows, if gated { half } else { outputs });
             let cpu = Linear::<Cpu> {
+                role: Role::Up,
                 matrix: pair.cpu.matrix(&tensors, kept, form).unwrap(),
                 bias: bias.clone(),
             };
             let naive = Linear::<Naive> {
+                role: Role::Up,
                 matrix: pair.naive.matrix(&tensors, kept, form).unwrap(),
                 bias: bias.clone().map(|b| pair.naive.vector(b)),
             };
