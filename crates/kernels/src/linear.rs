@@ -6,11 +6,11 @@
 //! inputs that stay in the second-level cache. Codes of fewer than eight bits become bytes a slice at a time, once for all rows.
 
 use crate::activation::{Activation, apply};
-use crate::code_tile::{self, CodeTile, unpack};
+use crate::code_tile::{self, CodeTile, Terms, read_terms, unpack};
 use crate::codes::Bits;
 use crate::context::{Context, scratch_floats};
 use crate::dtype::{Element, with_element};
-use crate::format::{BLOCK, CodePanel, Panel};
+use crate::format::{BLOCK, CodePanel, Grouping, Panel};
 use crate::lanes::integers::Integers;
 use crate::lanes::{LANES, Lanes, load_tail, store_tail};
 use crate::memory::Parts;
@@ -86,11 +86,11 @@ fn tasks_of(place: &Place, task_panels: usize) -> usize {
     place.panels.div_ceil(task_panels)
 }
 
-/// Computes one task for all rows, with [`own_floats`] of scratch.
+/// Computes one task for all rows, with scratch for its sums and one slice.
 #[inline(always)]
 pub(crate) fn task<L: Integers>(l: L, job: &Job<'_>, task: usize, scratch: &mut [f32]) {
     let rows = job.deal.padded_rows();
-    let (floats, unpacked) = scratch.split_at_mut(rows * TASK_PANELS * LANES);
+    let (floats, slice) = scratch.split_at_mut(rows * TASK_PANELS * LANES);
     let places = job.weights.places();
     if job.weights.is_gated() {
         let [gate, up] = places else { unreachable!("a gated matrix has two segments") };
@@ -99,7 +99,7 @@ pub(crate) fn task<L: Integers>(l: L, job: &Job<'_>, task: usize, scratch: &mut 
         let panels = each.min(gate.panels - first);
         let mut sums = Sums { floats, width: 2 * panels * LANES };
         for (place, column) in [(gate, 0), (up, panels * LANES)] {
-            products(l, job, &Part { place, first, panels, column }, &mut sums, unpacked);
+            products(l, job, &Part { place, first, panels, column }, &mut sums, slice);
         }
         let Epilogue::Gated(activation) = job.epilogue else { return };
         for row in 0..job.rows {
@@ -118,7 +118,7 @@ pub(crate) fn task<L: Integers>(l: L, job: &Job<'_>, task: usize, scratch: &mut 
         let first = task * job.task_panels;
         let panels = job.task_panels.min(place.panels - first);
         let mut sums = Sums { floats, width: panels * LANES };
-        products(l, job, &Part { place, first, panels, column: 0 }, &mut sums, unpacked);
+        products(l, job, &Part { place, first, panels, column: 0 }, &mut sums, slice);
         let outputs = place.segment.outputs - first * LANES;
         for row in 0..job.rows {
             let sums = &sums.floats[row * sums.width..][..sums.width.min(outputs)];
@@ -134,18 +134,17 @@ fn products<L: Integers>(
     job: &Job<'_>,
     part: &Part<'_>,
     sums: &mut Sums<'_>,
-    unpacked: &mut [f32],
+    scratch: &mut [f32],
 ) {
     match &part.place.panel {
         Panel::Float { dtype, elements } => with_element!(*dtype, E => {
             float_products::<L, E>(l, job, part, *elements, sums);
         }),
         Panel::Codes(layout) if layout.format.bits == Bits::Eight => {
-            code_products::<L, false>(l, job, part, layout, sums, &mut []);
+            code_products::<L, false>(l, job, part, layout, sums, scratch);
         }
         Panel::Codes(layout) => {
-            let unpacked = bytemuck::cast_slice_mut(unpacked);
-            code_products::<L, true>(l, job, part, layout, sums, unpacked);
+            code_products::<L, true>(l, job, part, layout, sums, scratch);
         }
     }
 }
@@ -206,7 +205,7 @@ fn code_products<L: Integers, const SMALL: bool>(
     part: &Part<'_>,
     layout: &CodePanel,
     sums: &mut Sums<'_>,
-    unpacked: &mut [u8],
+    scratch: &mut [f32],
 ) {
     let (deal, panels) = (job.deal, part.panels);
     let (rows, together) = (deal.padded_rows(), L::panels(deal.each()));
@@ -215,7 +214,10 @@ fn code_products<L: Integers, const SMALL: bool>(
     };
     let grouping = steps.grouping;
     let weights = job.weights.panels(part.place, part.first, panels);
-    let slice = groups_together(layout, together);
+    let slice = groups_together(&grouping, together);
+    let (terms, unpacked) = scratch.split_at_mut(together * slice * size_of::<Terms>() / 4);
+    let terms: &mut [Terms] = bytemuck::cast_slice_mut(terms);
+    let unpacked: &mut [u8] = bytemuck::cast_slice_mut(unpacked);
     assert!(
         sums.floats.len() >= rows * sums.width
             && part.column + panels * LANES <= sums.width
@@ -224,42 +226,46 @@ fn code_products<L: Integers, const SMALL: bool>(
             && steps.steps.len() >= rows * grouping.all_steps()
             && steps.sums.len().min(steps.scales.len()).min(steps.totals.len())
                 >= rows * grouping.groups
-            && (!SMALL || unpacked.len() >= together * slice * grouping.steps * LANES),
+            && unpacked.len() >= together * slice * grouping.steps * LANES,
         "scratch is too small"
     );
+    let offset = if SMALL { 0 } else { L::OFFSET };
     for begin in (0..grouping.groups).step_by(slice) {
         let groups = begin..(begin + slice).min(grouping.groups);
         let (before, here) = (begin * grouping.steps, groups.len() * grouping.steps);
         for panel in (0..panels).step_by(together) {
             let width = together.min(panels - panel);
             let this = &weights[panel * layout.bytes..][..width * layout.bytes];
-            let (mut codes, mut codes_stride) =
-                (this[layout.codes..].as_ptr().wrapping_add(before * LANES), layout.bytes);
-            if SMALL {
-                let blocks = before / BLOCK..(before + here) / BLOCK;
-                for (from, to) in
-                    this.chunks_exact(layout.bytes).zip(unpacked.chunks_exact_mut(here * LANES))
-                {
-                    unpack(l, layout, &from[layout.codes..], blocks.clone(), to);
+            for (p, from) in this.chunks_exact(layout.bytes).enumerate() {
+                let out = &mut terms[p * groups.len()..][..groups.len()];
+                read_terms(l, layout, from, groups.clone(), offset, out);
+                if SMALL {
+                    let blocks = before / BLOCK..(before + here) / BLOCK;
+                    let out = &mut unpacked[p * here * LANES..][..here * LANES];
+                    unpack(l, layout, &from[layout.codes..], blocks, out);
                 }
-                (codes, codes_stride) = (unpacked.as_ptr(), here * LANES);
             }
+            let (codes, codes_stride) = if SMALL {
+                (unpacked.as_ptr(), here * LANES)
+            } else {
+                (this[layout.codes + before * LANES..].as_ptr(), layout.bytes)
+            };
             for i in 0..deal.tiles() {
                 let Dealt { first, padded, .. } = deal.tile(i);
                 let others = first * grouping.groups + begin * padded;
-                // SAFETY: the slices asserted above hold all steps and groups of padded rows, `panels` whole panels, and the
-                // sums, which are only ours; eight-bit codes are read from the panels, others from what was unpacked, whose
-                // codes are below 64.
+                // SAFETY: the slices asserted above hold all steps and groups of padded rows, and the sums, which are only
+                // ours; terms and unpacked codes, which are below 64, were just written for `width` panels; eight-bit
+                // codes are read from the panels.
                 unsafe {
-                    let at = first * grouping.all_steps() + before * padded;
                     let tile = CodeTile {
-                        layout,
-                        groups: groups.clone(),
+                        groups: groups.len(),
+                        steps: grouping.steps,
+                        minima: layout.format.scaling.has_minima(),
                         first: begin == 0,
-                        panel: this.as_ptr(),
+                        terms: terms.as_ptr(),
                         codes,
                         codes_stride,
-                        steps: steps.steps.as_ptr().add(at),
+                        x: steps.steps.as_ptr().add(first * grouping.all_steps() + before * padded),
                         step_sums: steps.sums.as_ptr().add(others),
                         step_scales: steps.scales.as_ptr().add(others),
                         step_totals: steps.totals.as_ptr().add(others),
@@ -275,8 +281,20 @@ fn code_products<L: Integers, const SMALL: bool>(
 }
 
 /// Groups that are worked on together, so that what is unpacked of so many panels stays in the cache.
-fn groups_together(layout: &CodePanel, panels: usize) -> usize {
-    (UNPACKED / (panels * layout.grouping.steps * LANES)).clamp(1, layout.grouping.groups.max(1))
+fn groups_together(grouping: &Grouping, panels: usize) -> usize {
+    (UNPACKED / (panels * grouping.steps * LANES)).clamp(1, grouping.groups.max(1))
+}
+
+/// The widest tile, in panels.
+const WIDEST: usize = 4;
+
+/// Floats of scratch for the terms and the unpacked codes of one slice.
+fn slice_floats(grouping: &Grouping) -> usize {
+    let each = |panels: usize| {
+        let groups = panels * groups_together(grouping, panels);
+        groups * (size_of::<Terms>() + grouping.steps * LANES) / size_of::<f32>()
+    };
+    [1, 2, WIDEST].into_iter().map(each).max().unwrap_or(0)
 }
 
 /// Bias and epilogue of some outputs of one row, from number `at` on.
@@ -360,12 +378,6 @@ fn task_panels(panels: usize, threads: usize) -> usize {
     (panels / (threads * 8)).clamp(4, TASK_PANELS) / 4 * 4
 }
 
-/// Scratch of a thread: sums, and unpacked codes of as many panels as a tile is wide at most.
-fn own_floats(rows: usize, group_steps: usize) -> usize {
-    const WIDEST: usize = 4;
-    rows * TASK_PANELS * LANES + (WIDEST * group_steps * LANES).max(UNPACKED) / size_of::<f32>()
-}
-
 /// The most scratch that [`linear`] asks for with up to `max_rows` rows of up to `max_inputs` inputs, in bytes. For quantised
 /// weights this counts two formats in one matrix, with groups of at least sixteen.
 #[must_use]
@@ -374,7 +386,9 @@ pub fn linear_workspace_bytes(threads: usize, max_rows: usize, max_inputs: usize
     let rows = max_rows.min(CHUNK) + SLACK;
     // A row as floats, and twice as steps: a quarter of that, and three numbers for each sixteen.
     let shared = rows * (max_inputs + 2 * (max_inputs + 1024) / 2);
-    let own = own_floats(rows, max_inputs.next_multiple_of(BLOCK));
+    // The largest slice is one of a single group, of all inputs.
+    let slice = WIDEST * (max_inputs + 64) * LANES + 3 * UNPACKED;
+    let own = rows * TASK_PANELS * LANES + slice / size_of::<f32>();
     scratch_floats(threads, shared, own) * size_of::<f32>()
 }
 
@@ -440,9 +454,9 @@ fn chunk(
     let tiled = if floats && rows > 1 { padded * inputs } else { 0 };
     let coded: Vec<usize> =
         groupings.iter().map(|grouping| steps::scratch_floats(grouping, padded)).collect();
-    let longest = groupings.iter().map(|grouping| grouping.steps).max().unwrap_or(0);
+    let slice = groupings.iter().map(slice_floats).max().unwrap_or(0);
     let shared = tiled + coded.iter().sum::<usize>();
-    ctx.with_scratch(shared, own_floats(padded, longest), |shared, own| {
+    ctx.with_scratch(shared, padded * TASK_PANELS * LANES + slice, |shared, own| {
         let (tiled, mut rest) = shared.split_at_mut(tiled);
         if !tiled.is_empty() {
             tile_rows_of(ctx, x, inputs, deal, tiled);

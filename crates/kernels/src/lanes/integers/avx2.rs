@@ -69,6 +69,19 @@ impl Integers for Avx2 {
         on_cpu! { let x = _mm256_set1_epi32(x); I(x, x) }
     }
     #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> I {
+        let p = from.as_ptr();
+        on_cpu!(I(_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())))
+    }
+    #[inline(always)]
+    fn store_integers(self, x: I, to: &mut [i32; LANES]) {
+        let p = to.as_mut_ptr();
+        on_cpu! {
+            _mm256_storeu_si256(p.cast(), x.0);
+            _mm256_storeu_si256(p.add(8).cast(), x.1);
+        }
+    }
+    #[inline(always)]
     fn multiply(self, a: I, b: I) -> I {
         on_cpu!(I(_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1)))
     }

@@ -48,6 +48,21 @@ impl Integers for Neon {
         on_cpu!([vdupq_n_s32(x); 4])
     }
     #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> I {
+        let p = from.as_ptr();
+        on_cpu!([vld1q_s32(p), vld1q_s32(p.add(4)), vld1q_s32(p.add(8)), vld1q_s32(p.add(12))])
+    }
+    #[inline(always)]
+    fn store_integers(self, x: I, to: &mut [i32; LANES]) {
+        let p = to.as_mut_ptr();
+        on_cpu! {
+            vst1q_s32(p, x[0]);
+            vst1q_s32(p.add(4), x[1]);
+            vst1q_s32(p.add(8), x[2]);
+            vst1q_s32(p.add(12), x[3]);
+        }
+    }
+    #[inline(always)]
     fn multiply(self, a: I, b: I) -> I {
         on_cpu!(std::array::from_fn(|i| vmulq_s32(a[i], b[i])))
     }
