@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use crate::codes::{Bits, Scaling};
 use crate::format::{BLOCK, CodePanel};
 use crate::lanes::LANES;
@@ -47,6 +45,13 @@ pub(crate) struct CodeTile {
 /// How far ahead of the arithmetic codes are asked for.
 const AHEAD: usize = 4096;
 
+/// Row `row` of the section at `section`.
+#[inline(always)]
+fn at<T: bytemuck::Pod>(panel: &[u8], section: usize, row: usize) -> &[T; LANES] {
+    let size = size_of::<[T; LANES]>();
+    bytemuck::from_bytes(&panel[section + row * size..][..size])
+}
+
 /// The terms of some groups of one panel, for products with `offset` (see [`Integers::OFFSET`]).
 #[inline(always)]
 pub(crate) fn read_terms<L: Integers>(
@@ -57,36 +62,28 @@ pub(crate) fn read_terms<L: Integers>(
     offset: i32,
     out: &mut [Terms],
 ) {
-    let halves = |section: usize, group: usize| {
-        let rows: &[f16] = bytemuck::cast_slice(&panel[section..][..2 * LANES * layout.outer()]);
-        l.load_f16(&rows.as_chunks::<LANES>().0[group / layout.nested])
-    };
-    let bytes = |section: usize, group: usize| {
-        &panel[section..][..LANES * layout.grouping.groups].as_chunks::<LANES>().0[group]
-    };
-    let signed = |group: usize| {
-        let bytes: &[i8; LANES] = bytemuck::cast_ref(bytes(layout.group_scales, group));
-        l.to_float(l.widen_i8(bytes))
-    };
     let centre = i32::from(layout.format.bits.centre());
     for (group, [scales, zeros, minima]) in groups.zip(out) {
-        let mut scale = halves(layout.scales, group);
+        let outer = group / layout.nested;
+        let mut scale = l.load_f16(at(panel, layout.scales, outer));
         let (mut zero, mut minimum) = (l.splat_integer(-offset), l.splat(0.0));
         match layout.format.scaling {
             Scaling::Centred => zero = l.splat_integer(centre - offset),
             Scaling::Zeros => {
-                let stored = l.widen_u8(bytes(layout.zeros, group));
+                let stored = l.widen_u8(at(panel, layout.zeros, group));
                 zero = l.subtract(stored, l.splat_integer(offset));
             }
-            Scaling::Minima => minimum = halves(layout.minima, group),
+            Scaling::Minima => minimum = l.load_f16(at(panel, layout.minima, outer)),
             Scaling::NestedCentred => {
                 zero = l.splat_integer(centre - offset);
-                scale = l.mul(scale, signed(group));
+                let own = l.widen_i8(at(panel, layout.group_scales, group));
+                scale = l.mul(scale, l.to_float(own));
             }
             Scaling::NestedMinima => {
-                scale = l.mul(scale, signed(group));
-                let own = l.to_float(l.widen_u8(bytes(layout.group_minima, group)));
-                minimum = l.sub(minimum, l.mul(halves(layout.minima, group), own));
+                let own = l.widen_i8(at(panel, layout.group_scales, group));
+                scale = l.mul(scale, l.to_float(own));
+                let own = l.to_float(l.widen_u8(at(panel, layout.group_minima, group)));
+                minimum = l.sub(minimum, l.mul(l.load_f16(at(panel, layout.minima, outer)), own));
             }
         }
         l.store(scale, scales);

@@ -10,7 +10,7 @@ use crate::context::{Context, scratch_floats};
 use crate::lanes::integers::Integers;
 use crate::lanes::{LANES, Lanes, load_tail, store_tail};
 use crate::memory::Parts;
-use crate::pack::{PackedMatrix, Place};
+use crate::pack::PackedMatrix;
 use crate::products::{Part, Sums, UNPACKED, WIDEST, products, slice_floats};
 use crate::steps::{self, Steps};
 use crate::tile::{Deal, Dealt};
@@ -58,9 +58,36 @@ pub(crate) fn tile_rows<L: Lanes>(_: L) -> usize {
     L::ROWS
 }
 
-/// How many tasks so many panels of a segment are.
-fn tasks_of(place: &Place, task_panels: usize) -> usize {
-    place.panels.div_ceil(task_panels)
+impl<'a> Job<'a> {
+    /// How many tasks there are.
+    fn tasks(&self) -> usize {
+        match self.weights.places() {
+            [gate, _] if self.weights.is_gated() => gate.panels.div_ceil(self.task_panels / 2),
+            places => places.iter().map(|place| place.panels.div_ceil(self.task_panels)).sum(),
+        }
+    }
+
+    /// The panels of a task: of one segment, or as many of a gate and of its up.
+    fn parts(&self, mut task: usize) -> (Part<'a>, Option<Part<'a>>) {
+        let weights: &'a PackedMatrix = self.weights;
+        if let ([gate, up], true) = (weights.places(), weights.is_gated()) {
+            let each = self.task_panels / 2;
+            let first = task * each;
+            let panels = each.min(gate.panels - first);
+            let part = |place, column| Part { place, first, panels, column };
+            return (part(gate, 0), Some(part(up, panels * LANES)));
+        }
+        for place in weights.places() {
+            let tasks = place.panels.div_ceil(self.task_panels);
+            if task < tasks {
+                let first = task * self.task_panels;
+                let panels = self.task_panels.min(place.panels - first);
+                return (Part { place, first, panels, column: 0 }, None);
+            }
+            task -= tasks;
+        }
+        unreachable!("a task beyond the last")
+    }
 }
 
 /// Computes one task for all rows, with scratch for its sums and one slice.
@@ -68,40 +95,21 @@ fn tasks_of(place: &Place, task_panels: usize) -> usize {
 pub(crate) fn task<L: Integers>(l: L, job: &Job<'_>, task: usize, scratch: &mut [f32]) {
     let rows = job.deal.padded_rows();
     let (floats, slice) = scratch.split_at_mut(rows * TASK_PANELS * LANES);
-    let places = job.weights.places();
-    if job.weights.is_gated() {
-        let [gate, up] = places else { unreachable!("a gated matrix has two segments") };
-        let each = job.task_panels / 2;
-        let first = task * each;
-        let panels = each.min(gate.panels - first);
-        let mut sums = Sums { floats, width: 2 * panels * LANES };
-        for (place, column) in [(gate, 0), (up, panels * LANES)] {
-            products(l, job, &Part { place, first, panels, column }, &mut sums, slice);
-        }
-        let Epilogue::Gated(activation) = job.epilogue else { return };
-        for row in 0..job.rows {
-            let sums = &sums.floats[row * sums.width..][..sums.width];
-            finish_gated(l, job, activation, row, first * LANES, sums);
-        }
-        return;
+    let (part, second) = job.parts(task);
+    let at = part.place.first_output + part.first * LANES;
+    let outputs = part.place.segment.outputs - part.first * LANES;
+    let width = part.panels * LANES * if second.is_some() { 2 } else { 1 };
+    let mut sums = Sums { floats, width };
+    // One place that computes, since every copy of it is a lot of code.
+    for part in [Some(part), second].into_iter().flatten() {
+        products(l, job, &part, &mut sums, slice);
     }
-    let mut task = task;
-    for place in places {
-        let tasks = tasks_of(place, job.task_panels);
-        if task >= tasks {
-            task -= tasks;
-            continue;
+    for row in 0..job.rows {
+        let sums = &sums.floats[row * width..][..width];
+        match job.epilogue {
+            Epilogue::Gated(activation) => finish_gated(l, job, activation, row, at, sums),
+            _ => finish(l, job, row, at, &sums[..width.min(outputs)]),
         }
-        let first = task * job.task_panels;
-        let panels = job.task_panels.min(place.panels - first);
-        let mut sums = Sums { floats, width: panels * LANES };
-        products(l, job, &Part { place, first, panels, column: 0 }, &mut sums, slice);
-        let outputs = place.segment.outputs - first * LANES;
-        for row in 0..job.rows {
-            let sums = &sums.floats[row * sums.width..][..sums.width.min(outputs)];
-            finish(l, job, row, place.first_output + first * LANES, sums);
-        }
-        return;
     }
 }
 
@@ -289,11 +297,7 @@ fn chunk(
             out,
             out_width,
         };
-        let tasks = match places {
-            [gate, _] if w.is_gated() => tasks_of(gate, task_panels / 2),
-            places => places.iter().map(|place| tasks_of(place, task_panels)).sum(),
-        };
-        team.for_each(tasks, |thread, task| {
+        team.for_each(job.tasks(), |thread, task| {
             // SAFETY: every thread asks for its own.
             isa.linear_task(&job, task, unsafe { own.of(thread) });
         });

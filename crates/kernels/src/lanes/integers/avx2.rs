@@ -149,7 +149,7 @@ impl Integers for Avx2 {
     }
     #[inline(always)]
     fn splat_steps(self, from: &[i8; STEPS]) -> I {
-        self.splat_integer(i32::from_le_bytes(from.map(i8::cast_unsigned)))
+        self.splat_integer(on_cpu!(from.as_ptr().cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
     fn dot<const SMALL: bool>(self, sums: I, codes: I, steps: I) -> I {

@@ -83,7 +83,7 @@ impl Integers for Avx512 {
     }
     #[inline(always)]
     fn splat_steps(self, from: &[i8; STEPS]) -> __m512i {
-        on_cpu!(_mm512_set1_epi32(i32::from_le_bytes(from.map(i8::cast_unsigned))))
+        on_cpu!(_mm512_set1_epi32(from.as_ptr().cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
     fn dot<const SMALL: bool>(self, sums: __m512i, codes: __m512i, steps: __m512i) -> __m512i {

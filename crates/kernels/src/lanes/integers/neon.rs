@@ -138,8 +138,10 @@ impl Integers for Neon {
     }
     #[inline(always)]
     fn splat_steps(self, from: &[i8; STEPS]) -> C {
-        let four = u32::from_le_bytes(from.map(i8::cast_unsigned));
-        on_cpu!([vreinterpretq_u8_u32(vdupq_n_u32(four)); 4])
+        on_cpu! {
+            let four = from.as_ptr().cast::<u32>().read_unaligned();
+            [vreinterpretq_u8_u32(vdupq_n_u32(four)); 4]
+        }
     }
     #[inline(always)]
     fn dot<const SMALL: bool>(self, sums: I, codes: C, steps: C) -> I {
