@@ -163,12 +163,13 @@ macro_rules! kernels {
 }
 
 use crate::activation::{self, Activation};
-use crate::{attend, linear, logits, measure, norm, pack, rope};
+use crate::{attend, linear, logits, measure, norm, pack_floats, rope, steps};
 
 kernels! {
     fn tile_rows() -> usize = linear::tile_rows;
     fn linear_task(job: &linear::Job<'_>, task: usize, sums: &mut [f32]) = linear::task;
-    fn pack_panel(job: &pack::PanelJob<'_>, panel: &mut [u8]) = pack::panel;
+    fn quantise_steps(job: &steps::StepsJob<'_>, task: usize) = steps::quantise;
+    fn pack_panel(job: &pack_floats::PanelJob<'_>, panel: &mut [u8]) = pack_floats::panel;
     fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
     fn attend_merge(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::merge;
     fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;

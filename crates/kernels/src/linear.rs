@@ -1,16 +1,19 @@
 //! Linear layers: `y = x Wᵀ`, with whatever follows fused in.
 //!
-//! Every output is one chain of fused multiply-adds over the inputs in order (see `tile`), so neither the number of rows nor
-//! threads nor blocking changes a bit. Few rows stream the panels once, several at a time, at memory bandwidth; many rows are cut
-//! into register tiles and slices of the inputs that stay in the second-level cache.
+//! Every output is one chain of fused multiply-adds over the inputs in order (see `tile`), or over groups of exact integer sums
+//! where weights are quantised (see `code_tile`), so neither the number of rows nor threads nor blocking changes a bit. Few rows stream
+//! the panels once, several at a time, at memory bandwidth; many rows are cut into register tiles and slices of the
+//! inputs that stay in the second-level cache. Codes of fewer than eight bits become bytes a slice at a time, once for all rows.
 
 use crate::activation::{Activation, apply};
 use crate::context::{Context, scratch_floats};
-use crate::dtype::{Element, with_element};
+use crate::lanes::integers::Integers;
 use crate::lanes::{LANES, Lanes, load_tail, store_tail};
 use crate::memory::Parts;
 use crate::pack::PackedMatrix;
-use crate::tile::{Deal, Dealt, StepMajor, Tile, tiles};
+use crate::products::{Part, Sums, UNPACKED, WIDEST, products, slice_floats};
+use crate::steps::{self, Steps};
+use crate::tile::{Deal, Dealt};
 
 /// What happens to `y = x Wᵀ + bias`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,22 +31,21 @@ pub enum Epilogue {
 /// Rows that are worked on together. More would need more scratch and gain nothing: the weights are read once for so many rows
 /// anyway.
 const CHUNK: usize = 256;
-/// Steps in a slice of the inputs, even: with many rows a panel's slice is used for all of them while it is in the first-level cache.
-const SLICE: usize = 512;
 /// Rows by which the last register tile may be padded, at most.
 const SLACK: usize = 1;
 /// Panels in a task, at most; a multiple of every width of a tile, and of 2 for gates.
 const TASK_PANELS: usize = 16;
-
 /// One chunk of rows.
 pub(crate) struct Job<'a> {
-    weights: &'a PackedMatrix,
+    pub(crate) weights: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
-    /// Rows in register tiles, each `[inputs][rows of the tile]`.
-    x: &'a [f32],
+    /// Rows in register tiles, each `[inputs][rows of the tile]`; nothing where no weights are floats.
+    pub(crate) x: &'a [f32],
+    /// The same rows for each grouping of the matrix.
+    pub(crate) steps: &'a [Steps<'a>],
     rows: usize,
-    deal: Deal,
+    pub(crate) deal: Deal,
     task_panels: usize,
     /// Row-major, this chunk's rows only.
     out: Parts<'a, f32>,
@@ -56,74 +58,69 @@ pub(crate) fn tile_rows<L: Lanes>(_: L) -> usize {
     L::ROWS
 }
 
-/// Computes the panels of one task for all rows, with `padded rows * task_panels * 16` floats for sums.
-#[inline(always)]
-pub(crate) fn task<L: Lanes>(l: L, job: &Job<'_>, task: usize, sums: &mut [f32]) {
-    let first = task * job.task_panels;
-    let panels = job.task_panels.min(job.weights.panels() - first);
-    with_element!(job.weights.dtype(), E => products::<L, E>(l, job, first, panels, sums));
-    for row in 0..job.rows {
-        let sums = &sums[row * panels * LANES..][..panels * LANES];
-        match job.epilogue {
-            Epilogue::Gated(activation) => finish_gated(l, job, activation, row, first, sums),
-            _ => finish(l, job, row, first, sums),
+impl<'a> Job<'a> {
+    /// How many tasks there are.
+    fn tasks(&self) -> usize {
+        match self.weights.places() {
+            [gate, _] if self.weights.is_gated() => gate.panels.div_ceil(self.task_panels / 2),
+            places => places.iter().map(|place| place.panels.div_ceil(self.task_panels)).sum(),
         }
     }
-}
 
-#[inline(always)]
-fn products<L: Lanes, E: Element>(
-    l: L,
-    job: &Job<'_>,
-    first: usize,
-    panels: usize,
-    sums: &mut [f32],
-) {
-    let (inputs, deal, rows) = (job.weights.inputs(), job.deal, job.deal.padded_rows());
-    let size = job.weights.panel_elements();
-    let weights = &job.weights.elements::<E>()[first * size..][..panels * size];
-    assert!(
-        sums.len() >= rows * panels * LANES && job.x.len() >= rows * inputs,
-        "scratch is too small"
-    );
-    // With a single tile nothing is used twice, so the panels are better read in one go.
-    let slice = if deal.tiles() == 1 { inputs.next_multiple_of(2) } else { SLICE };
-    let together = L::panels(deal.each());
-    for k in (0..inputs).step_by(slice) {
-        for panel in (0..panels).step_by(together) {
-            for i in 0..deal.tiles() {
-                let Dealt { first, padded, .. } = deal.tile(i);
-                // SAFETY: the slices above hold `panels` whole panels of `inputs` steps rounded up to even, `rows * inputs`
-                // activations and `rows * panels * 16` sums, for padded rows; k is even, so a slice's steps are inside a
-                // panel, and sums are only ours.
-                unsafe {
-                    let tile = Tile {
-                        steps: slice.min(inputs - k),
-                        first: k == 0,
-                        weights: weights.as_ptr().add(panel * size + k * LANES),
-                        panel_stride: size,
-                        x: job.x.as_ptr().add(first * inputs + k * padded),
-                        sums: sums.as_mut_ptr().add((first * panels + panel) * LANES),
-                        sums_stride: panels * LANES,
-                    };
-                    tiles::<L, E, StepMajor<true>>(l, &tile, padded, together.min(panels - panel));
-                }
+    /// The panels of a task: of one segment, or as many of a gate and of its up.
+    fn parts(&self, mut task: usize) -> (Part<'a>, Option<Part<'a>>) {
+        let weights: &'a PackedMatrix = self.weights;
+        if let ([gate, up], true) = (weights.places(), weights.is_gated()) {
+            let each = self.task_panels / 2;
+            let first = task * each;
+            let panels = each.min(gate.panels - first);
+            let part = |place, column| Part { place, first, panels, column };
+            return (part(gate, 0), Some(part(up, panels * LANES)));
+        }
+        for place in weights.places() {
+            let tasks = place.panels.div_ceil(self.task_panels);
+            if task < tasks {
+                let first = task * self.task_panels;
+                let panels = self.task_panels.min(place.panels - first);
+                return (Part { place, first, panels, column: 0 }, None);
             }
+            task -= tasks;
+        }
+        unreachable!("a task beyond the last")
+    }
+}
+
+/// Computes one task for all rows, with scratch for its sums and one slice.
+#[inline(always)]
+pub(crate) fn task<L: Integers>(l: L, job: &Job<'_>, task: usize, scratch: &mut [f32]) {
+    let rows = job.deal.padded_rows();
+    let (floats, slice) = scratch.split_at_mut(rows * TASK_PANELS * LANES);
+    let (part, second) = job.parts(task);
+    let at = part.place.first_output + part.first * LANES;
+    let outputs = part.place.segment.outputs - part.first * LANES;
+    let width = part.panels * LANES * if second.is_some() { 2 } else { 1 };
+    let mut sums = Sums { floats, width };
+    // One place that computes, since every copy of it is a lot of code.
+    for part in [Some(part), second].into_iter().flatten() {
+        products(l, job, &part, &mut sums, slice);
+    }
+    for row in 0..job.rows {
+        let sums = &sums.floats[row * width..][..width];
+        match job.epilogue {
+            Epilogue::Gated(activation) => finish_gated(l, job, activation, row, at, sums),
+            _ => finish(l, job, row, at, &sums[..width.min(outputs)]),
         }
     }
 }
 
-/// Bias and epilogue of one row's outputs.
+/// Bias and epilogue of some outputs of one row, from number `at` on.
 #[inline(always)]
-fn finish<L: Lanes>(l: L, job: &Job<'_>, row: usize, panel: usize, sums: &[f32]) {
-    let at = panel * LANES;
-    let width = sums.len().min(job.out_width - at);
+fn finish<L: Lanes>(l: L, job: &Job<'_>, row: usize, at: usize, sums: &[f32]) {
     // SAFETY: tasks have different columns, rows do not overlap.
-    let out = unsafe { job.out.part(row * job.out_width + at, width) };
-    let bias = job.bias.map(|bias| &bias[at..at + width]);
-    let (sums, _) = sums.as_chunks::<LANES>();
-    for (i, out) in out.chunks_mut(LANES).enumerate() {
-        let mut y = l.load(&sums[i]);
+    let out = unsafe { job.out.part(row * job.out_width + at, sums.len()) };
+    let bias = job.bias.map(|bias| &bias[at..at + sums.len()]);
+    for (i, (out, sums)) in out.chunks_mut(LANES).zip(sums.chunks(LANES)).enumerate() {
+        let mut y = load(l, sums);
         if let Some(bias) = bias {
             y = l.add(y, load(l, &bias[i * LANES..][..out.len()]));
         }
@@ -136,23 +133,23 @@ fn finish<L: Lanes>(l: L, job: &Job<'_>, row: usize, panel: usize, sums: &[f32])
     }
 }
 
-/// Bias, activation and gate of one row's outputs; panels alternate between gate and up.
+/// Bias, activation and gate of some outputs of one row, from number `at` on; sums are of gates, then of ups.
 #[inline(always)]
 fn finish_gated<L: Lanes>(
     l: L,
     job: &Job<'_>,
     activation: Activation,
     row: usize,
-    panel: usize,
+    at: usize,
     sums: &[f32],
 ) {
-    let at = panel / 2 * LANES;
-    let width = (sums.len() / 2).min(job.out_width - at);
+    let (gates, ups) = sums.split_at(sums.len() / 2);
+    let width = gates.len().min(job.out_width - at);
     // SAFETY: tasks have different columns, rows do not overlap.
     let out = unsafe { job.out.part(row * job.out_width + at, width) };
-    let (sums, _) = sums.as_chunks::<LANES>();
+    let ((gates, _), (ups, _)) = (gates.as_chunks::<LANES>(), ups.as_chunks::<LANES>());
     for (i, out) in out.chunks_mut(LANES).enumerate() {
-        let (mut gate, mut up) = (l.load(&sums[2 * i]), l.load(&sums[2 * i + 1]));
+        let (mut gate, mut up) = (l.load(&gates[i]), l.load(&ups[i]));
         if let Some(bias) = job.bias {
             let (gates, ups) = bias.split_at(job.out_width);
             let here = at + i * LANES..at + i * LANES + out.len();
@@ -197,12 +194,18 @@ fn task_panels(panels: usize, threads: usize) -> usize {
     (panels / (threads * 8)).clamp(4, TASK_PANELS) / 4 * 4
 }
 
-/// The most scratch that [`linear`] asks for with up to `max_rows` rows of up to `max_inputs` inputs, in bytes.
+/// The most scratch that [`linear`] asks for with up to `max_rows` rows of up to `max_inputs` inputs, in bytes. For quantised
+/// weights this counts two formats in one matrix, with groups of at least sixteen.
 #[must_use]
 pub fn linear_workspace_bytes(threads: usize, max_rows: usize, max_inputs: usize) -> usize {
     // The last tile may be padded.
     let rows = max_rows.min(CHUNK) + SLACK;
-    scratch_floats(threads, rows * max_inputs, rows * TASK_PANELS * LANES) * size_of::<f32>()
+    // A row as floats, and twice as steps: a quarter of that, and three numbers for each sixteen.
+    let shared = rows * (max_inputs + 2 * (max_inputs + 1024) / 2);
+    // The largest slice is one of a single group, of all inputs.
+    let slice = WIDEST * (max_inputs + 64) * LANES + 3 * UNPACKED;
+    let own = rows * TASK_PANELS * LANES + slice / size_of::<f32>();
+    scratch_floats(threads, shared, own) * size_of::<f32>()
 }
 
 /// `y = x Wᵀ + bias`, then the epilogue. `x` is `[m, inputs]`; `out` is `[m, outputs]`, or `[m, outputs / 2]` for a gated matrix.
@@ -256,31 +259,58 @@ fn chunk(
     out_width: usize,
 ) {
     let (isa, team) = (ctx.isa(), ctx.team());
-    let inputs = w.inputs();
+    let (inputs, places, groupings) = (w.inputs(), w.places(), w.groupings());
     let rows = x.len() / inputs;
-    let task_panels = task_panels(w.panels(), team.threads());
+    let panels = places.iter().map(|place| place.panels).sum();
+    let task_panels = task_panels(panels, team.threads());
     let deal = Deal::new(rows, isa.tile_rows());
     let padded = deal.padded_rows();
+    let floats = places.iter().any(|place| place.grouping.is_none());
     // One row is its own tile.
-    let packed = if rows == 1 { 0 } else { padded * inputs };
-    ctx.with_scratch(packed, padded * task_panels * LANES, |packed, own| {
-        let mut tiled = x;
-        if rows > 1 {
-            let parts = Parts::new(packed);
-            team.for_each(deal.tiles(), |_, i| {
-                let Dealt { first, count, padded } = deal.tile(i);
-                // SAFETY: tiles do not overlap, and each is given to one thread.
-                let tile = unsafe { parts.part(first * inputs, padded * inputs) };
-                pack_rows(&x[first * inputs..(first + count) * inputs], inputs, padded, tile);
-            });
-            tiled = packed;
+    let tiled = if floats && rows > 1 { padded * inputs } else { 0 };
+    let coded: Vec<usize> =
+        groupings.iter().map(|grouping| steps::scratch_floats(grouping, padded)).collect();
+    let slice = groupings.iter().map(slice_floats).max().unwrap_or(0);
+    let shared = tiled + coded.iter().sum::<usize>();
+    ctx.with_scratch(shared, padded * TASK_PANELS * LANES + slice, |shared, own| {
+        let (tiled, mut rest) = shared.split_at_mut(tiled);
+        if !tiled.is_empty() {
+            tile_rows_of(ctx, x, inputs, deal, tiled);
         }
+        let mut steps = Vec::with_capacity(groupings.len());
+        for (grouping, floats) in groupings.iter().zip(coded) {
+            let (mine, others) = rest.split_at_mut(floats);
+            rest = others;
+            steps.push(Steps::new(ctx, x, *grouping, deal, mine));
+        }
+        let x = if tiled.is_empty() { x } else { tiled };
         let out = Parts::new(out);
-        let job =
-            Job { weights: w, bias, epilogue, x: tiled, rows, deal, task_panels, out, out_width };
-        team.for_each(w.panels().div_ceil(task_panels), |thread, task| {
+        let job = Job {
+            weights: w,
+            bias,
+            epilogue,
+            x,
+            steps: &steps,
+            rows,
+            deal,
+            task_panels,
+            out,
+            out_width,
+        };
+        team.for_each(job.tasks(), |thread, task| {
             // SAFETY: every thread asks for its own.
             isa.linear_task(&job, task, unsafe { own.of(thread) });
         });
+    });
+}
+
+/// Rows as floats, in register tiles.
+fn tile_rows_of(ctx: &Context, x: &[f32], inputs: usize, deal: Deal, out: &mut [f32]) {
+    let parts = Parts::new(out);
+    ctx.team().for_each(deal.tiles(), |_, i| {
+        let Dealt { first, count, padded } = deal.tile(i);
+        // SAFETY: tiles do not overlap, and each is given to one thread.
+        let tile = unsafe { parts.part(first * inputs, padded * inputs) };
+        pack_rows(&x[first * inputs..(first + count) * inputs], inputs, padded, tile);
     });
 }

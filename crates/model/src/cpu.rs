@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use folio_core::plan::StepPlan;
 use folio_kernels::{
     self as kernels, AllocError, AttendSpec, Batch, Context, Dtype, Epilogue, Isa, KvCache,
-    KvShape, PackedMatrix, RopeStyle, View, ViewMut,
+    KvShape, PackedMatrix, RopeStyle, Segment, View, ViewMut, WeightFormat,
 };
 
 use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
@@ -127,11 +127,11 @@ impl Backend for Cpu {
         dtype: Dtype,
         form: Form,
     ) -> Result<PackedMatrix, ModelError> {
-        let inputs = tensors.inputs;
+        let (inputs, format) = (tensors.inputs, WeightFormat::Float(dtype));
         let outputs = tensors.parts.iter().map(|(.., rows)| rows.len()).sum::<usize>();
         let builder = match form {
-            Form::Plain => PackedMatrix::builder(dtype, outputs, inputs),
-            Form::Gated => PackedMatrix::gated_builder(dtype, outputs / 2, inputs),
+            Form::Plain => PackedMatrix::builder(&[Segment { format, outputs }], inputs),
+            Form::Gated => PackedMatrix::gated_builder([format; 2], outputs / 2, inputs),
         };
         let mut builder = builder.map_err(|e| short(&e))?;
         let mut first = 0;

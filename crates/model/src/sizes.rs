@@ -2,7 +2,7 @@
 //!
 //! The memory plan and the loader's progress use the same numbers.
 
-use folio_kernels::{Dtype, PackedMatrix};
+use folio_kernels::{Dtype, WeightFormat};
 
 use crate::spec::{ModelSpec, NormKind, Placement, Position};
 
@@ -40,7 +40,7 @@ impl WeightSizes {
 
 fn layer_matrices(spec: &ModelSpec, dtype: Dtype) -> u64 {
     let up = if spec.gated {
-        PackedMatrix::gated_bytes(dtype, spec.intermediate, spec.hidden).map_or(u64::MAX, wide)
+        packed(dtype, spec.intermediate, spec.hidden).saturating_mul(2)
     } else {
         packed(dtype, spec.intermediate, spec.hidden)
     };
@@ -73,7 +73,7 @@ fn norm_vectors(spec: &ModelSpec) -> usize {
 }
 
 fn packed(dtype: Dtype, outputs: usize, inputs: usize) -> u64 {
-    PackedMatrix::packed_bytes(dtype, outputs, inputs).map_or(u64::MAX, wide)
+    WeightFormat::Float(dtype).packed_bytes(outputs, inputs).map_or(u64::MAX, wide)
 }
 
 fn vectors(floats: usize) -> u64 {
