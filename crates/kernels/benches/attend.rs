@@ -11,13 +11,13 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use folio_kernels::{
-    AttendSpec, Batch, BatchRow, Context, Dtype, Isa, KvCache, KvShape, View, attend,
+    AttendSpec, Batch, BatchRow, Context, Isa, KvCache, KvDtype, KvShape, View, attend,
 };
 
 const HEADS: usize = 32;
 const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 64;
-const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
+const DTYPES: [KvDtype; 4] = KvDtype::ALL;
 
 fn context() -> Context {
     let isa = std::env::var("FOLIO_ISA")
@@ -92,7 +92,7 @@ impl Work {
     /// `sequences` of `positions` each, of which the last `chunk` are computed; the first `shared` positions are the same blocks.
     fn new(
         ctx: &Context,
-        dtype: Dtype,
+        dtype: KvDtype,
         block_size: usize,
         (sequences, positions): (usize, usize),
         chunk: usize,
@@ -150,19 +150,15 @@ impl Work {
 }
 
 /// Bytes of keys and values that are read.
-fn bytes(dtype: Dtype, positions: usize) -> f64 {
-    as_f64(2 * positions * KV_HEADS * HEAD_DIM * dtype.bytes())
+fn bytes(dtype: KvDtype, positions: usize) -> f64 {
+    as_f64(2 * positions * KV_HEADS * (HEAD_DIM * dtype.bytes() + dtype.scale_bytes()))
 }
 
-fn default_block_size(dtype: Dtype) -> usize {
-    if dtype == Dtype::F32 { 16 } else { 32 }
-}
-
-fn decode(ctx: &Context) {
+fn decode(ctx: &Context, cases: &[(usize, usize)]) {
     println!("\ndecode: sequences x positions, GB/s of keys and values (share of reading)");
     for dtype in DTYPES {
-        for (sequences, positions) in [(1, 256), (1, 1024), (1, 16384), (8, 4096), (64, 1024)] {
-            let block_size = default_block_size(dtype);
+        for &(sequences, positions) in cases {
+            let block_size = dtype.default_block_size();
             let work = Work::new(ctx, dtype, block_size, (sequences, positions), 1, 0);
             let time = work.best(ctx, 0.7);
             let bandwidth = read_bandwidth(ctx);
@@ -204,11 +200,11 @@ fn blocks(ctx: &Context) {
 
 fn prefill(ctx: &Context) {
     println!("\nprefill: chunk at the end of a context, GFLOP/s");
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    for dtype in [KvDtype::F32, KvDtype::Bf16, KvDtype::Int8] {
         for chunk in [256, 512] {
             for positions in [512, 2048, 8192] {
                 let work =
-                    Work::new(ctx, dtype, default_block_size(dtype), (1, positions), chunk, 0);
+                    Work::new(ctx, dtype, dtype.default_block_size(), (1, positions), chunk, 0);
                 let time = work.best(ctx, 0.7);
                 // Every token sees what is before it and itself.
                 let pairs = chunk * (positions - chunk) + chunk * (chunk + 1) / 2;
@@ -229,7 +225,7 @@ fn shared(ctx: &Context) {
     );
     for dtype in DTYPES {
         for (prefix, own) in [(2048, 256), (2048, 32), (512, 128)] {
-            let block_size = default_block_size(dtype);
+            let block_size = dtype.default_block_size();
             let make = |shared| Work::new(ctx, dtype, block_size, (8, prefix + own), 1, shared);
             let (apart, together) = (make(0), make(prefix));
             let (apart, together) = (apart.best(ctx, 0.5), together.best(ctx, 0.5));
@@ -249,7 +245,8 @@ fn main() {
     let tables = std::env::var("FOLIO_TABLES").unwrap_or("decode,blocks,prefill,shared".into());
     for table in tables.split(',') {
         match table {
-            "decode" => decode(&ctx),
+            "decode" => decode(&ctx, &[(1, 256), (1, 1024), (1, 16384), (8, 4096), (64, 1024)]),
+            "tune" => decode(&ctx, &[(8, 4096)]),
             "blocks" => blocks(&ctx),
             "prefill" => prefill(&ctx),
             "shared" => shared(&ctx),

@@ -168,7 +168,6 @@ kernels! {
     fn linear_task(job: &linear::Job<'_>, task: usize, sums: &mut [f32]) = linear::task;
     fn pack_panel(job: &pack::PanelJob<'_>, panel: &mut [u8]) = pack::panel;
     fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
-    fn attend_merge(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::merge;
     fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;
     fn gate_all(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) = activation::gate;
     fn softcap_all(cap: f32, x: &mut [f32]) = activation::softcap_all;
