@@ -63,7 +63,7 @@ fn read_bandwidth(ctx: &Context) -> f64 {
     // Memory of a cache, so that it lies in huge pages too; what is read is what was stored.
     let data = vec![1u64; 32 << 20];
     let threads = ctx.team().threads();
-    let time = best(0.5, || {
+    let time = best(0.25, || {
         ctx.team().run(|thread| {
             let share = &data[thread * (data.len() / threads)..][..data.len() / threads];
             let streams: Vec<&[u64]> = share.chunks_exact(share.len() / 8).collect();
@@ -160,7 +160,7 @@ fn decode(ctx: &Context, cases: &[(usize, usize)]) {
         for &(sequences, positions) in cases {
             let block_size = dtype.default_block_size();
             let work = Work::new(ctx, dtype, block_size, (sequences, positions), 1, 0);
-            let time = work.best(ctx, 0.7);
+            let time = work.best(ctx, 0.3);
             let bandwidth = read_bandwidth(ctx);
             let rate = bytes(dtype, sequences * positions) / time;
             println!(
@@ -205,7 +205,7 @@ fn prefill(ctx: &Context) {
             for positions in [512, 2048, 8192] {
                 let work =
                     Work::new(ctx, dtype, dtype.default_block_size(), (1, positions), chunk, 0);
-                let time = work.best(ctx, 0.7);
+                let time = work.best(ctx, 0.3);
                 // Every token sees what is before it and itself.
                 let pairs = chunk * (positions - chunk) + chunk * (chunk + 1) / 2;
                 let rate = as_f64(4 * pairs * HEADS * HEAD_DIM) / time;

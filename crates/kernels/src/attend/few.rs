@@ -16,10 +16,7 @@ use crate::lanes::{LANES, Lanes};
 pub(super) const MOST: usize = 8;
 
 /// How many positions ahead of the arithmetic keys and values are asked for.
-fn ahead<E>() -> usize {
-    static N: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *N.get_or_init(|| std::env::var("AHEAD").map_or(64, |x| x.parse().unwrap()))
-}
+const AHEAD: usize = 64;
 
 /// Rows of the register tiles: the number of rows, rounded up to one that there is code for.
 pub(super) fn padded(rows: usize) -> usize {
@@ -79,7 +76,7 @@ fn look_ahead<L: Lanes, E: KvElement>(
     end: usize,
     after: &Range<usize>,
 ) {
-    let wanted = position + ahead::<E>();
+    let wanted = position + AHEAD;
     if wanted < end {
         Walk::<E>::new(u, value, wanted).prefetch(l, LANES.min(end - wanted));
     } else {

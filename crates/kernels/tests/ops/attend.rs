@@ -328,3 +328,26 @@ fn heads_that_cannot_be_grouped_are_refused() {
     let spec = AttendSpec { heads: 3, ..sequence.spec() };
     sequence.chunk(&alone(), &spec, 4, 0, 2);
 }
+
+#[test]
+fn int8_is_off_by_less_than_a_hundredth() {
+    // Heads of 64 numbers that are normally distributed, or nearly: sums of four.
+    let mut random = Random(8);
+    let mut normal = |count: usize| -> Vec<f32> {
+        (0..count).map(|_| (0..4).map(|_| random.number()).sum()).collect()
+    };
+    let (positions, dim) = (600, 64);
+    let (q, k, v) = (normal(positions * dim), normal(positions * dim), normal(positions * dim));
+    let (heads, kv_heads, dtype) = (1, 1, KvDtype::Int8);
+    let exact = Sequence { heads, kv_heads, dim, dtype, q, k, v };
+    let spec = exact.spec();
+    let from = positions - 20;
+    let got = exact.chunk(&alone(), &spec, 16, from, 20);
+    let expected = exact.naive(&spec, from);
+    let square = |x: f64| x * x;
+    let error: f64 = expected.iter().zip(&got).map(|(a, b)| square(a - f64::from(*b))).sum();
+    let size: f64 = expected.iter().map(|a| square(*a)).sum();
+    let relative = (error / size).sqrt();
+    println!("keys and values in int8: relative root mean square error {relative:.1e}");
+    assert!(relative > 1e-3 && relative < 1e-2, "{relative:.1e}");
+}
