@@ -115,10 +115,6 @@ fn scores_of<L: Lanes, E: KvElement, const R: usize>(
 ///
 /// # Safety
 /// `at` must be valid for reading a row each, and there must be `head_dim * R` queries, `[head_dim][R]`.
-#[expect(
-    clippy::needless_range_loop,
-    reason = "fixed bounds that unroll, over several arrays at once"
-)]
 #[inline(always)]
 unsafe fn columns<L: Lanes, E: KvElement, const R: usize>(
     l: L,

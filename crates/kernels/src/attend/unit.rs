@@ -127,11 +127,12 @@ impl<'a> Unified<'a> {
     }
 
     /// Where a token's result of a partition waits to be merged.
-    fn piece(&self, token: usize, partition: usize) -> &mut [f32] {
-        let size = self.sizes.partial(self.sizes.group);
+    fn piece(&self, token: usize, partition: usize) -> Softmax<'a> {
+        let group = self.sizes.group;
+        let size = self.sizes.partial(group);
         let at = self.job.plan.pieces[self.row_of(token).0].at(self.unit.kv_head, partition, size);
         // SAFETY: each has its own place, where one unit writes before one other reads.
-        unsafe { self.job.pieces.part(at, size) }
+        Softmax::new(unsafe { self.job.pieces.part(at, size) }, group, self.sizes)
     }
 }
 
@@ -168,8 +169,7 @@ pub(crate) fn unit<L: Lanes>(l: L, job: &Job<'_>, unit: &Unit, scratch: &mut [f3
         }
         for row in 0..rows {
             if unit.piece {
-                let mut to = Softmax::new(u.piece(row / group, partition), group, u.sizes);
-                to.copy(row % group, &s.partition, row, u.sizes.row);
+                u.piece(row / group, partition).copy(row % group, &s.partition, row, u.sizes.row);
             } else if !u.seen(row / group, partition).is_empty() {
                 s.total.merge(l, row, &s.partition, row, u.sizes.row);
             }
@@ -185,7 +185,7 @@ pub(crate) fn unit<L: Lanes>(l: L, job: &Job<'_>, unit: &Unit, scratch: &mut [f3
 fn merge_pieces<L: Lanes>(l: L, u: &Unified<'_>, s: &mut Scratch<'_>) {
     let (row, _) = u.row_of(0);
     for partition in u.job.plan.pieces[row].partitions.clone() {
-        let piece = Softmax::new(u.piece(0, partition), u.sizes.group, u.sizes);
+        let piece = u.piece(0, partition);
         for row in 0..u.rows() {
             s.total.merge(l, row, &piece, row, u.sizes.row);
         }
