@@ -4,7 +4,9 @@ use folio_core::exec::{Drawn, Executor, Score, StepOutput};
 use folio_core::ids::{BlockId, SeqId, Token};
 use folio_core::params::{ParamLimits, Params, Requested, Sampling};
 use folio_core::plan::{Draw, Row, StepPlan};
-use folio_model::{Checkpoint, Cpu, Dtype, Isa, MemoryPlan, MemoryRequest, ModelSource, Runner};
+use folio_model::{
+    Checkpoint, Cpu, Dtype, Isa, KvDtype, MemoryPlan, MemoryRequest, ModelSource, Runner,
+};
 
 /// A small generator, so that shuffles are the same everywhere.
 pub(crate) struct Random(pub u64);
@@ -36,7 +38,7 @@ impl Random {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) dtype: Option<Dtype>,
-    pub(crate) kv_dtype: Option<Dtype>,
+    pub(crate) kv_dtype: Option<KvDtype>,
     pub(crate) block_size: usize,
     pub(crate) threads: usize,
     pub(crate) batched_tokens: usize,
