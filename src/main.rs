@@ -13,6 +13,7 @@ mod startup;
 mod tables;
 mod terminal;
 mod trace;
+mod vocabulary;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

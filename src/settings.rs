@@ -33,7 +33,7 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(args: &ModelArgs, max_queued: u32) -> Result<Self> {
         let source = match &args.model {
-            Some(folder) => ModelSource::Folder(folder.clone()),
+            Some(path) => ModelSource::at(path.clone()),
             None => ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES },
         };
         let prefix_caching = !args.no_enable_prefix_caching;
@@ -45,6 +45,7 @@ impl Settings {
         let swap = swap(args)?;
         let memory = MemoryRequest {
             dtype: dtype(args.dtype),
+            quantization: args.quantization,
             kv_dtype: dtype(args.kv_cache_dtype),
             block_size,
             kv_cache_memory_bytes: args.kv_cache_memory_bytes,

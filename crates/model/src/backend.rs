@@ -7,7 +7,7 @@
 
 use folio_core::exec::{DrawFault, Drawn, Score};
 use folio_core::plan::StepPlan;
-use folio_kernels::{AttendSpec, BatchRow, Dtype, Epilogue};
+use folio_kernels::{AttendSpec, BatchRow, Dtype, Epilogue, RopeStyle};
 
 use crate::error::ModelError;
 use crate::spec::NormSpec;
@@ -86,6 +86,8 @@ pub struct Rotation<'a, B: Backend> {
     pub head_dim: usize,
     /// Channels that turn; 0 when positions are learned.
     pub dims: usize,
+    /// Which two of them turn together.
+    pub style: RopeStyle,
     /// Norms of each query head and each key head, before the rotation.
     pub head_norms: Option<&'a (Norm<B>, Norm<B>)>,
 }

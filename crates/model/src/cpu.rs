@@ -5,14 +5,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use folio_core::plan::StepPlan;
 use folio_kernels::{
     self as kernels, AllocError, AttendSpec, Batch, Context, Dtype, Epilogue, Isa, KvCache,
-    KvShape, PackedMatrix, RopeStyle, View, ViewMut,
+    KvShape, PackedMatrix, View, ViewMut,
 };
 
 use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
-use crate::weights::LinearTensors;
+use crate::weights::{Elements, LinearTensors};
 
 /// A team of threads and the instructions they use.
 pub struct Cpu {
@@ -111,6 +111,31 @@ fn kernel_norm(norm: &Norm<Cpu>) -> kernels::Norm<'_> {
     }
 }
 
+fn dequantised(source: &dyn folio_kernels::CodeSource, rows: std::ops::Range<usize>) -> Vec<f32> {
+    use folio_kernels::Scaling;
+    let f = source.format();
+    let group = f.group.unwrap_or(source.inputs());
+    let centre = match f.bits { folio_kernels::Bits::Four => 8.0, folio_kernels::Bits::Five => 16.0, folio_kernels::Bits::Six => 32.0, folio_kernels::Bits::Eight => 128.0 };
+    let mut row = [folio_kernels::CodeRow::default()];
+    let mut out = vec![];
+    for r in rows {
+        source.read(r, &mut row);
+        let r = &row[0];
+        for (i, &c) in r.codes.iter().enumerate() {
+            let c = f32::from(c);
+            let (g, s) = (i / group, i / 256);
+            out.push(match f.scaling {
+                Scaling::Centred => r.scales[g].to_f32() * (c - centre),
+                Scaling::Zeros => r.scales[g].to_f32() * (c - f32::from(r.zeros[g])),
+                Scaling::Minima => r.scales[g].to_f32() * c + r.minima[g].to_f32(),
+                Scaling::NestedCentred => r.scales[s].to_f32() * f32::from(r.group_scales[g]) * (c - centre),
+                Scaling::NestedMinima => r.scales[s].to_f32() * f32::from(r.group_scales[g]) * c - r.minima[s].to_f32() * f32::from(r.group_minima[g]),
+            });
+        }
+    }
+    out
+}
+
 fn batch(step: &Step) -> Batch<'_> {
     Batch { rows: &step.sequences, blocks: &step.blocks }
 }
@@ -136,12 +161,18 @@ impl Backend for Cpu {
         let mut builder = builder.map_err(|e| short(&e))?;
         let mut first = 0;
         for (tensor, stored, rows) in &tensors.parts {
-            let raw = tensor.raw;
-            if tensors.transposed {
-                builder.fill_transposed(&self.context, first, raw, *stored, rows.clone());
-            } else {
-                let source = raw.slice(rows.start * inputs..rows.end * inputs);
-                builder.fill(&self.context, first, source);
+            match &tensor.elements {
+                Elements::Floats(raw) if tensors.transposed => {
+                    builder.fill_transposed(&self.context, first, *raw, *stored, rows.clone());
+                }
+                Elements::Floats(raw) => {
+                    let source = raw.slice(rows.start * inputs..rows.end * inputs);
+                    builder.fill(&self.context, first, source);
+                }
+                Elements::Codes { source, .. } => {
+                    let floats = dequantised(&**source, rows.clone());
+                    builder.fill(&self.context, first, folio_kernels::Raw::from_f32(&floats));
+                }
             }
             first += rows.len();
         }
@@ -210,7 +241,7 @@ impl Backend for Cpu {
         cache: &mut KvCache,
     ) {
         let (stride, rows) = (qkv.width, step.tokens.len());
-        let Rotation { heads, kv_heads, head_dim, dims, head_norms } = *rotation;
+        let Rotation { heads, kv_heads, head_dim, dims, style, head_norms } = *rotation;
         let queries = 0..heads * head_dim;
         let keys = queries.end..queries.end + kv_heads * head_dim;
         let values = keys.end..keys.end + kv_heads * head_dim;
@@ -222,7 +253,6 @@ impl Backend for Cpu {
             }
         }
         if dims > 0 {
-            let style = RopeStyle::Half;
             let rope = kernels::Rope { style, head_dim, dims, cos: &step.cos, sin: &step.sin };
             for columns in [queries, keys.clone()] {
                 let view = ViewMut::new(data, stride, columns);

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use folio_kernels::{Activation, AttendSpec, BatchRow, Epilogue, Raw};
 use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Rotation, Step};
+use folio_model::rope::RopeStyle;
 use folio_model::spec::{NormKind, NormSpec};
-use folio_model::weights::{LinearTensors, Tensor};
+use folio_model::weights::{Elements, LinearTensors, Tensor};
 use folio_model::{Cpu, Dtype, Isa, MemoryPlan, Runner};
 use proptest::prelude::*;
 
@@ -35,7 +36,7 @@ impl Stored {
 
     fn tensor(&self) -> Tensor<'_> {
         let raw = Raw::new(self.dtype, &self.bytes);
-        Tensor { file: "random", name: "random".to_owned(), shape: &self.shape, raw }
+        Tensor { file: "random", name: "random".to_owned(), elements: Elements::Floats(raw) }
     }
 }
 
@@ -105,6 +106,15 @@ fn assert_close((cpu, naive): &Buffers, rows: usize, tolerance: f64) {
             assert!(error <= tolerance, "row {number} column {column}: {a} and {b}");
         }
     }
+}
+
+fn rotation<B: Backend>(
+    (heads, kv_heads, head_dim): (usize, usize, usize),
+    dims: usize,
+    style: RopeStyle,
+    head_norms: Option<&(Norm<B>, Norm<B>)>,
+) -> Rotation<'_, B> {
+    Rotation { heads, kv_heads, head_dim, dims, style, head_norms }
 }
 
 fn dtype() -> impl Strategy<Value = Dtype> {
@@ -200,8 +210,9 @@ proptest! {
         seed in 0..u64::MAX, kv_heads in 1..4_usize, group in 1..4_usize, octets in 1..5_usize,
         block_size in 1..20_usize, head_normed: bool, threads in 1..3_usize,
         window in prop::option::of(1..30_usize), softcap in prop::option::of(0.5..50.0_f32),
-        rotated in 0..3_usize, kept in dtype(),
+        rotated in 0..3_usize, interleaved: bool, kept in dtype(),
     ) {
+        let style = if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half };
         let (random, pair) = (&mut Random(seed), Pair::new(threads));
         let (heads, head_dim) = (kv_heads * group, 8 * octets);
         let dims = [0, head_dim / 2, head_dim][rotated];
@@ -227,12 +238,11 @@ proptest! {
             for layer in [1 - layer, layer] {
                 let mut copy = pair.random(random, rows, total);
                 std::mem::swap(&mut copy, &mut qkv);
-                let heads_of = head_normed.then_some(&norms.0);
-                let rotation = Rotation { heads, kv_heads, head_dim, dims, head_norms: heads_of };
-                pair.cpu.rotate_and_store(&rotation, &step, layer, &mut qkv.0, &mut caches.0);
-                let heads_of = head_normed.then_some(&norms.1);
-                let rotation = Rotation { heads, kv_heads, head_dim, dims, head_norms: heads_of };
-                pair.naive.rotate_and_store(&rotation, &step, layer, &mut qkv.1, &mut caches.1);
+                let base = (heads, kv_heads, head_dim);
+                let turned = rotation(base, dims, style, head_normed.then_some(&norms.0));
+                pair.cpu.rotate_and_store(&turned, &step, layer, &mut qkv.0, &mut caches.0);
+                let turned = rotation(base, dims, style, head_normed.then_some(&norms.1));
+                pair.naive.rotate_and_store(&turned, &step, layer, &mut qkv.1, &mut caches.1);
             }
             pair.cpu.attend(&spec, &step, layer, &qkv.0, &caches.0, &mut out.0);
             pair.naive.attend(&spec, &step, layer, &qkv.1, &caches.1, &mut out.1);
@@ -271,7 +281,7 @@ fn ragged_step(random: &mut Random, tables: &[Vec<u32>], done: &mut [usize], dim
 }
 
 /// The largest deviation of log-probabilities, at every prompt token and the top five of greedy steps.
-fn deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+pub(crate) fn deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
     let checkpoint = open(folder);
     let (mut runner, plan) = cpu_runner(&checkpoint, setup);
     let ours = Driver::new(&mut runner, &plan, 3).run(jobs, setup);
