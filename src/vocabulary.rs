@@ -32,9 +32,8 @@ pub(crate) fn texts(metadata: &Metadata) -> Result<(Tokenizer, Option<ChatTempla
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
     }
-    let text = |id: Option<u32>| -> Option<String> {
-        tokens.get(usize::try_from(id?).ok()?).cloned()
-    };
+    let text =
+        |id: Option<u32>| -> Option<String> { tokens.get(usize::try_from(id?).ok()?).cloned() };
     let special = SpecialTokens {
         bos: text(vocabulary.bos),
         eos: text(vocabulary.eos),

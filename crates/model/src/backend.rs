@@ -11,7 +11,7 @@ use folio_kernels::{AttendSpec, BatchRow, Dtype, Epilogue, RopeStyle};
 
 use crate::error::ModelError;
 use crate::spec::NormSpec;
-use crate::weights::LinearTensors;
+use crate::weights::{LinearTensors, MatrixLayout};
 
 /// How a matrix will be used, which decides how it is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,15 +138,14 @@ pub trait Backend: Send + Sized {
     /// The paged cache.
     type Cache: Send;
 
-    /// Lays out a matrix; `dtype` is the width it is kept at.
+    /// Lays out a matrix as `layout` says; codes are kept exactly, floats are rounded or quantised.
     ///
     /// # Errors
     /// When memory is short.
     fn matrix(
         &self,
         tensors: &LinearTensors<'_>,
-        dtype: Dtype,
-        form: Form,
+        layout: &MatrixLayout,
     ) -> Result<Self::Matrix, ModelError>;
 
     /// Takes a vector over.

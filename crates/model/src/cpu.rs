@@ -4,15 +4,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use folio_core::plan::StepPlan;
 use folio_kernels::{
-    self as kernels, AllocError, AttendSpec, Batch, Context, Dtype, Epilogue, Isa, KvCache,
-    KvShape, PackedMatrix, View, ViewMut,
+    self as kernels, AllocError, AttendSpec, Batch, Context, Epilogue, Isa, KvCache, KvShape,
+    PackedMatrix, View, ViewMut,
 };
 
 use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
-use crate::weights::{Elements, LinearTensors};
+use crate::weights::{Elements, LinearTensors, MatrixLayout};
 
 /// A team of threads and the instructions they use.
 pub struct Cpu {
@@ -111,31 +111,6 @@ fn kernel_norm(norm: &Norm<Cpu>) -> kernels::Norm<'_> {
     }
 }
 
-fn dequantised(source: &dyn folio_kernels::CodeSource, rows: std::ops::Range<usize>) -> Vec<f32> {
-    use folio_kernels::Scaling;
-    let f = source.format();
-    let group = f.group.unwrap_or(source.inputs());
-    let centre = match f.bits { folio_kernels::Bits::Four => 8.0, folio_kernels::Bits::Five => 16.0, folio_kernels::Bits::Six => 32.0, folio_kernels::Bits::Eight => 128.0 };
-    let mut row = [folio_kernels::CodeRow::default()];
-    let mut out = vec![];
-    for r in rows {
-        source.read(r, &mut row);
-        let r = &row[0];
-        for (i, &c) in r.codes.iter().enumerate() {
-            let c = f32::from(c);
-            let (g, s) = (i / group, i / 256);
-            out.push(match f.scaling {
-                Scaling::Centred => r.scales[g].to_f32() * (c - centre),
-                Scaling::Zeros => r.scales[g].to_f32() * (c - f32::from(r.zeros[g])),
-                Scaling::Minima => r.scales[g].to_f32() * c + r.minima[g].to_f32(),
-                Scaling::NestedCentred => r.scales[s].to_f32() * f32::from(r.group_scales[g]) * (c - centre),
-                Scaling::NestedMinima => r.scales[s].to_f32() * f32::from(r.group_scales[g]) * c - r.minima[s].to_f32() * f32::from(r.group_minima[g]),
-            });
-        }
-    }
-    out
-}
-
 fn batch(step: &Step) -> Batch<'_> {
     Batch { rows: &step.sequences, blocks: &step.blocks }
 }
@@ -149,14 +124,17 @@ impl Backend for Cpu {
     fn matrix(
         &self,
         tensors: &LinearTensors<'_>,
-        dtype: Dtype,
-        form: Form,
+        layout: &MatrixLayout,
     ) -> Result<PackedMatrix, ModelError> {
         let inputs = tensors.inputs;
-        let outputs = tensors.parts.iter().map(|(.., rows)| rows.len()).sum::<usize>();
-        let builder = match form {
-            Form::Plain => PackedMatrix::builder(dtype, outputs, inputs),
-            Form::Gated => PackedMatrix::gated_builder(dtype, outputs / 2, inputs),
+        let builder = match (layout.form, layout.segments().as_slice()) {
+            (Form::Gated, [gate, up]) => {
+                PackedMatrix::gated_builder([gate.format, up.format], gate.outputs, inputs)
+            }
+            (Form::Gated, [both]) => {
+                PackedMatrix::gated_builder([both.format; 2], both.outputs / 2, inputs)
+            }
+            (_, segments) => PackedMatrix::builder(segments, inputs),
         };
         let mut builder = builder.map_err(|e| short(&e))?;
         let mut first = 0;
@@ -170,8 +148,7 @@ impl Backend for Cpu {
                     builder.fill(&self.context, first, source);
                 }
                 Elements::Codes { source, .. } => {
-                    let floats = dequantised(&**source, rows.clone());
-                    builder.fill(&self.context, first, folio_kernels::Raw::from_f32(&floats));
+                    builder.fill_codes(&self.context, first, &**source, rows.clone());
                 }
             }
             first += rows.len();

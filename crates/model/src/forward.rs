@@ -6,8 +6,8 @@
 use folio_kernels::{AttendSpec, Epilogue};
 
 use crate::backend::{Backend, Linear, Norm, Rotation, Step};
-use crate::scratch::Scratch;
 use crate::rope::RopeStyle;
+use crate::scratch::Scratch;
 use crate::spec::{ModelSpec, Placement, Position};
 
 /// Where a token's first vector comes from.

@@ -9,7 +9,9 @@ use crate::forward::{Embedding, Layer, Model};
 use crate::memory::MemoryPlan;
 use crate::sizes::WeightSizes;
 use crate::spec::{ModelSpec, NormKind, NormSpec, Position};
-use crate::weights::{Keep, Kept, LayerTensors, LinearTensors, ModelTensors, NormTensors};
+use crate::weights::{
+    Keep, Kept, LayerTensors, LinearTensors, MatrixLayout, ModelTensors, NormTensors,
+};
 
 /// How far loading has come, in bytes of the weights as they will lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub(crate) fn load_model<B: Backend>(
     let mut layers = Vec::with_capacity(spec.layers);
     let ModelTensors { embed, positions, layers: stored, final_norm, logits } = tensors;
     let table = |tensors: LinearTensors<'_>, kept: Kept| {
-        backend.matrix(&tensors.kept(&kept), keep.dtype, Form::Plain)
+        backend.matrix(&tensors, &MatrixLayout::new(&tensors, Form::Plain).kept(kept))
     };
     let embedding =
         if spec.tied { Embedding::Tied } else { Embedding::Own(table(embed, keep.tables())?) };
@@ -111,8 +113,8 @@ impl<B: Backend> Loader<'_, B> {
         kept: Kept,
         form: Form,
     ) -> Result<Linear<B>, ModelError> {
-        let tensors = tensors.kept(&kept);
-        let matrix = self.backend.matrix(&tensors, kept.dtype, form)?;
+        let layout = MatrixLayout::new(&tensors, form).kept(kept);
+        let matrix = self.backend.matrix(&tensors, &layout)?;
         Ok(Linear { matrix, bias: tensors.bias.map(|bias| self.backend.vector(bias)) })
     }
 

@@ -5,7 +5,6 @@
 //! finds, which the file only names. Both become what Hugging Face would have written as `tokenizer.json`, so that there is
 //! one tokenizer.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value as Json, json};
@@ -57,11 +56,12 @@ struct Words {
     patterns: &'static [&'static str],
     /// Whether a word that is a token is never cut.
     ignore_merges: bool,
+    /// Whether characters are composed first (Unicode's NFC).
+    composed: bool,
     add_bos: bool,
 }
 
-const GPT2: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -71,6 +71,7 @@ const DEFAULT: Words = Words {
     names: &["default"],
     patterns: &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
     ignore_merges: false,
+    composed: false,
     add_bos: false,
 };
 
@@ -86,11 +87,13 @@ const WORDS: &[Words] = &[
         patterns: &[LLAMA3],
         ignore_merges: true,
         add_bos: true,
+        ..DEFAULT
     },
     Words { names: &["dbrx", "smaug-bpe"], patterns: &[LLAMA3], ..DEFAULT },
     Words {
         names: &["qwen2", "stablelm2", "deepseek-r1-qwen", "megrez"],
         patterns: &[QWEN2],
+        composed: true,
         ..DEFAULT
     },
     Words {
@@ -103,7 +106,13 @@ const WORDS: &[Words] = &[
         patterns: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
         ..DEFAULT
     },
-    Words { names: &["tekken"], patterns: &[TEKKEN], ignore_merges: true, add_bos: true },
+    Words {
+        names: &["tekken"],
+        patterns: &[TEKKEN],
+        ignore_merges: true,
+        add_bos: true,
+        ..DEFAULT
+    },
     Words { names: &["gpt-4o", "llama4"], patterns: &[GPT4O], ..DEFAULT },
 ];
 
@@ -112,7 +121,10 @@ impl Vocabulary<'_> {
     ///
     /// # Errors
     /// [`TokenizerError::Vocabulary`] when the lists do not go together, or the kind is not supported.
-    pub fn tokenizer(&self, max_bytes: usize) -> Result<(Tokenizer, Option<String>), TokenizerError> {
+    pub fn tokenizer(
+        &self,
+        max_bytes: usize,
+    ) -> Result<(Tokenizer, Option<String>), TokenizerError> {
         self.check()?;
         let (json, warning) = match self.model {
             "llama" => (self.pieces()?, None),
@@ -212,7 +224,8 @@ impl Vocabulary<'_> {
 
     /// SentencePiece.
     fn pieces(&self) -> Result<Json, TokenizerError> {
-        let scores = self.scores.ok_or_else(|| bad("`tokenizer.ggml.scores` is missing".to_owned()))?;
+        let scores =
+            self.scores.ok_or_else(|| bad("`tokenizer.ggml.scores` is missing".to_owned()))?;
         let prefix = self.add_space_prefix.unwrap_or(true);
         let escape = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let mut normalizers = vec![escape];
@@ -225,9 +238,9 @@ impl Vocabulary<'_> {
             normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
-        let unknown = self.unknown.or_else(|| {
-            self.tokens().find(|(_, _, kind)| *kind == UNKNOWN).map(|(id, _, _)| id)
-        });
+        let unknown = self
+            .unknown
+            .or_else(|| self.tokens().find(|(_, _, kind)| *kind == UNKNOWN).map(|(id, _, _)| id));
         Ok(json!({
             "version": "1.0",
             "added_tokens": self.added(),
@@ -254,14 +267,14 @@ impl Vocabulary<'_> {
             for (at, _) in text.char_indices().skip(1) {
                 let (left, right) = text.split_at(at);
                 if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                    merges.push((*score, Reverse(id), left, right, Reverse((l, r))));
+                    merges.push((*score, id, left, right, (l, r)));
                 }
             }
         }
         merges.sort_by(|a, b| {
             let lengths = |left: &str, right: &str| (left.chars().count(), right.chars().count());
             let order = b.0.total_cmp(&a.0).then(lengths(b.2, b.3).cmp(&lengths(a.2, a.3)));
-            order.then((b.1, b.4).cmp(&(a.1, a.4)))
+            order.then((a.1, a.4).cmp(&(b.1, b.4)))
         });
         merges.into_iter().map(|(_, _, left, right, _)| json!([left, right])).collect()
     }
@@ -285,7 +298,8 @@ impl Vocabulary<'_> {
 
     /// Byte-level BPE.
     fn byte_level(&self, words: &Words) -> Result<Json, TokenizerError> {
-        let merges = self.merges.ok_or_else(|| bad("`tokenizer.ggml.merges` is missing".to_owned()))?;
+        let merges =
+            self.merges.ok_or_else(|| bad("`tokenizer.ggml.merges` is missing".to_owned()))?;
         let merges = merges.iter().map(|merge| {
             // A space stands for itself in no byte-level token.
             let parts = merge.split_once(' ').filter(|(l, r)| !l.is_empty() && !r.is_empty());
@@ -306,7 +320,7 @@ impl Vocabulary<'_> {
         Ok(json!({
             "version": "1.0",
             "added_tokens": self.added(),
-            "normalizer": null,
+            "normalizer": words.composed.then(|| json!({"type": "NFC"})),
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": cuts},
             "post_processor": self.around(words.add_bos),
             "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},

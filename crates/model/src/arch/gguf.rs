@@ -240,12 +240,18 @@ fn spec(
 fn vocab(described: &Described<'_>) -> Result<usize, ModelError> {
     let shape = (described.shape)("token_embd.weight");
     let rows = shape.as_deref().and_then(<[usize]>::first).copied();
-    let missing = || ModelError::Unsupported(
-        "tensor `token_embd.weight` is missing: the file holds no whole language model".to_owned(),
-    );
+    let missing = || {
+        ModelError::Unsupported(
+            "tensor `token_embd.weight` is missing: the file holds no whole language model"
+                .to_owned(),
+        )
+    };
     let rows = rows.ok_or_else(missing)?;
     if rows > bounds::VOCAB {
-        let problem = format!("tensor `token_embd.weight` has {rows} rows; at most {} are served", bounds::VOCAB);
+        let problem = format!(
+            "tensor `token_embd.weight` has {rows} rows; at most {} are served",
+            bounds::VOCAB
+        );
         return Err(ModelError::Unsupported(problem));
     }
     Ok(rows)
@@ -288,11 +294,7 @@ fn biases(described: &Described<'_>, names: &Names) -> Biases {
     }
 }
 
-fn rope(
-    described: &Described<'_>,
-    style: RopeStyle,
-    head_dim: usize,
-) -> Result<Rope, ModelError> {
+fn rope(described: &Described<'_>, style: RopeStyle, head_dim: usize) -> Result<Rope, ModelError> {
     if described.has("rope_factors_long.weight") || described.has("rope_factors_short.weight") {
         return Err(described.bad(
             "rope.scaling.type",
@@ -322,10 +324,8 @@ fn scaling(described: &Described<'_>) -> Result<RopeScaling, ModelError> {
             let factor = fields.positive(&key, 1e9)?.or(older);
             Ok(RopeScaling::Linear { factor: fields.required(&key, factor)? })
         }
-        Some(other) => Err(fields.bad(
-            &kind,
-            format!("is `{other}`, which is not supported; `none` and `linear` are"),
-        )),
+        Some(other) => Err(fields
+            .bad(&kind, format!("is `{other}`, which is not supported; `none` and `linear` are"))),
     }
 }
 

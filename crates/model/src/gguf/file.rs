@@ -157,7 +157,9 @@ fn place(
             return Err(ModelError::tensor(
                 file,
                 name,
-                format!("lies beyond the end of the file, which has {size} bytes and is truncated; download it again"),
+                format!(
+                    "lies beyond the end of the file, which has {size} bytes and is truncated; download it again"
+                ),
             ));
         };
         info.start = start;

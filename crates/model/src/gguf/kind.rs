@@ -77,10 +77,10 @@ impl Kind {
         if let Some((_, kind)) = READ.iter().find(|(n, _)| *n == number) {
             return Ok(*kind);
         }
-        let name = OTHERS.iter().find(|(n, _)| *n == number).map_or_else(
-            || format!("a kind of number {number}"),
-            |(_, name)| (*name).to_owned(),
-        );
+        let name = OTHERS
+            .iter()
+            .find(|(n, _)| *n == number)
+            .map_or_else(|| format!("a kind of number {number}"), |(_, name)| (*name).to_owned());
         let read: Vec<_> = READ.iter().map(|(_, kind)| kind.name()).collect();
         Err(format!("is stored as {name}, which is not supported; {} are", read.join(", ")))
     }

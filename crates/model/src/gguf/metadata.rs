@@ -148,9 +148,8 @@ impl Metadata {
             Some(Item::Whole(id)) if *id == i128::from(u32::MAX) => Ok(None),
             Some(Item::Whole(id)) => {
                 let id = u32::try_from(*id).ok().filter(|id| (*id as usize) < vocab);
-                id.map(Some).ok_or_else(|| {
-                    bad(key, format!("must be the id of one of the {vocab} tokens"))
-                })
+                id.map(Some)
+                    .ok_or_else(|| bad(key, format!("must be the id of one of the {vocab} tokens")))
             }
             Some(_) => Err(bad(key, "must be a token id")),
         }
@@ -234,7 +233,9 @@ fn read_number(cursor: &mut Cursor<'_>, key: &str, kind: u32) -> Result<Item, Mo
         7 => match cursor.array::<1>()? {
             [0] => Item::Flag(false),
             [1] => Item::Flag(true),
-            [other] => return Err(bad(key, format!("is {other}, which is neither true nor false"))),
+            [other] => {
+                return Err(bad(key, format!("is {other}, which is neither true nor false")));
+            }
         },
         10 => Item::Whole(u64::from_le_bytes(cursor.array()?).into()),
         11 => Item::Whole(i64::from_le_bytes(cursor.array()?).into()),

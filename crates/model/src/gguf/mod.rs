@@ -14,6 +14,6 @@ mod split;
 pub use blocks::BlockMatrix;
 pub(crate) use file::{GgufFile, StoredTensor};
 pub use kind::Kind;
-pub use metadata::Metadata;
 pub(crate) use metadata::FILE as METADATA;
+pub use metadata::Metadata;
 pub(crate) use split::{Found, find};

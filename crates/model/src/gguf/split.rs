@@ -54,7 +54,8 @@ pub(crate) fn find(source: &ModelSource) -> Result<Option<Found>, ModelError> {
     }
     let mut names = source.names();
     names.sort_unstable();
-    if names.iter().any(|n| n == "config.json") && names.iter().any(|n| n.ends_with(".safetensors")) {
+    if names.iter().any(|n| n == "config.json") && names.iter().any(|n| n.ends_with(".safetensors"))
+    {
         return Ok(None);
     }
     // A projector of images is never a model by itself.
@@ -69,7 +70,13 @@ pub(crate) fn find(source: &ModelSource) -> Result<Option<Found>, ModelError> {
             format!(
                 "is one of {} GGUF models in the folder; name the file to serve, one of {}",
                 models.len(),
-                models.iter().filter_map(|m| m.files.first()).take(20).cloned().collect::<Vec<_>>().join(", ")
+                models
+                    .iter()
+                    .filter_map(|m| m.files.first())
+                    .take(20)
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
         )),
     }

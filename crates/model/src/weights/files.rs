@@ -217,9 +217,8 @@ pub(super) fn check_shape(
     if stored == expected {
         return Ok(());
     }
-    let problem = format!(
-        "has shape {stored:?}, but by the model's configuration it must have {expected:?}"
-    );
+    let problem =
+        format!("has shape {stored:?}, but by the model's configuration it must have {expected:?}");
     Err(ModelError::tensor(file, tensor, problem))
 }
 

@@ -1,6 +1,6 @@
 //! What a model's matrices are and how each part of them is stored: enough to count bytes without reading any.
 
-use folio_kernels::Dtype;
+use folio_kernels::{Dtype, Segment};
 
 use super::quantise::Quantization;
 use super::resolve::{LinearTensors, ModelTensors};
@@ -8,37 +8,56 @@ use super::stored::Stored;
 use crate::backend::Form;
 use crate::spec::ModelSpec;
 
-/// One matrix of the forward pass.
+/// One matrix of the forward pass, and how each part of it is stored, in a file or in memory.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct MatrixLayout {
-    pub(crate) form: Form,
-    pub(crate) inputs: usize,
+pub struct MatrixLayout {
+    /// How it will be used.
+    pub form: Form,
+    /// Columns.
+    pub inputs: usize,
     /// From the top: how many outputs, and how they are stored.
-    pub(crate) parts: Vec<(usize, Stored)>,
+    pub parts: Vec<(usize, Stored)>,
 }
 
 impl MatrixLayout {
-    pub(crate) fn new(tensors: &LinearTensors<'_>, form: Form) -> Self {
+    /// As the files have it.
+    #[must_use]
+    pub fn new(tensors: &LinearTensors<'_>, form: Form) -> Self {
         let parts =
             tensors.parts.iter().map(|(tensor, _, rows)| (rows.len(), tensor.elements.stored()));
         Self { form, inputs: tensors.inputs, parts: parts.collect() }
     }
 
     /// As it lies in memory.
-    pub(crate) fn kept(&self, keep: &Kept) -> Self {
+    pub(crate) fn kept(&self, keep: Kept) -> Self {
         let parts = self.parts.iter().map(|&(outputs, stored)| (outputs, keep.part(stored)));
         Self { form: self.form, inputs: self.inputs, parts: parts.collect() }
     }
-}
 
-impl MatrixLayout {
-    pub(crate) fn packed_bytes(&self) -> Option<usize> {
-        let outputs: usize = self.parts.iter().map(|(n, _)| n).sum();
-        let dtype = match self.parts[0].1 { Stored::Floats(d) => d, _ => Dtype::F16 };
-        match self.form {
-            Form::Plain => folio_kernels::PackedMatrix::packed_bytes(dtype, outputs, self.inputs),
-            Form::Gated => folio_kernels::PackedMatrix::gated_bytes(dtype, outputs / 2, self.inputs),
+    /// Neighbouring parts of one format together.
+    pub(crate) fn segments(&self) -> Vec<Segment> {
+        let mut segments: Vec<Segment> = Vec::new();
+        for &(outputs, stored) in &self.parts {
+            let format = stored.format();
+            match segments.last_mut() {
+                Some(last) if last.format == format => last.outputs += outputs,
+                _ => segments.push(Segment { format, outputs }),
+            }
         }
+        segments
+    }
+
+    /// What it takes in memory; `None` when the number is too large.
+    #[must_use]
+    pub fn packed_bytes(&self) -> Option<usize> {
+        // The two halves of a gated matrix begin at panels of their own.
+        let bytes = |segment: &Segment| match (self.form, self.segments().len()) {
+            (Form::Gated, 1) => {
+                segment.format.packed_bytes(segment.outputs / 2, self.inputs)?.checked_mul(2)
+            }
+            _ => segment.format.packed_bytes(segment.outputs, self.inputs),
+        };
+        self.segments().iter().try_fold(0_usize, |sum, segment| sum.checked_add(bytes(segment)?))
     }
 }
 
@@ -117,14 +136,14 @@ impl Inventory {
     /// As they lie in memory.
     pub(crate) fn kept(&self, keep: Keep) -> Self {
         Self {
-            embed: self.embed.as_ref().map(|matrix| matrix.kept(&keep.tables())),
-            positions: self.positions.as_ref().map(|matrix| matrix.kept(&keep.positions())),
+            embed: self.embed.as_ref().map(|matrix| matrix.kept(keep.tables())),
+            positions: self.positions.as_ref().map(|matrix| matrix.kept(keep.positions())),
             layers: self
                 .layers
                 .iter()
-                .map(|layer| layer.each_ref().map(|matrix| matrix.kept(&keep.layers())))
+                .map(|layer| layer.each_ref().map(|matrix| matrix.kept(keep.layers())))
                 .collect(),
-            head: self.head.kept(&keep.tables()),
+            head: self.head.kept(keep.tables()),
         }
     }
 

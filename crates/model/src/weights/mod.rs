@@ -12,7 +12,8 @@ mod safetensors;
 mod stored;
 
 pub use files::WeightFiles;
-pub(crate) use inventory::{Inventory, Keep, Kept, MatrixLayout};
+pub use inventory::MatrixLayout;
+pub(crate) use inventory::{Inventory, Keep, Kept};
 pub use packed::Scheme;
 pub use quantise::Quantization;
 pub use resolve::{LayerTensors, LinearTensors, ModelTensors, NormTensors};

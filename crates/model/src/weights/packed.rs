@@ -18,6 +18,8 @@ use crate::spec::bounds;
 /// Codes in a word.
 const PER_WORD: usize = 8;
 const WORD_BYTES: usize = 4;
+/// The most inputs that may share a scale.
+const MOST_GROUP: usize = 1 << 16;
 /// Which of eight outputs each nibble of an AWQ word is, from the lowest.
 const AWQ_ORDER: [usize; PER_WORD] = [0, 2, 4, 6, 1, 3, 5, 7];
 const IN_ORDER: [usize; PER_WORD] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -107,7 +109,13 @@ impl Scheme {
     ) -> Result<Elements<'a>, ModelError> {
         let group = self.group.unwrap_or(inputs).min(inputs);
         let groups = inputs.div_ceil(group);
-        let words = |suffix: &str, shape: [usize; 2]| needed(tensor, suffix, StoredDtype::I32, &shape);
+        let words =
+            |suffix: &str, shape: [usize; 2]| needed(tensor, suffix, StoredDtype::I32, &shape);
+        if group > MOST_GROUP {
+            return Err(ModelError::Unsupported(format!(
+                "config.json: `quantization_config.group_size` lets {group} inputs share a scale; at most {MOST_GROUP} may"
+            )));
+        }
         let codes = match self.method {
             Method::Awq => words("qweight", [inputs, outputs / PER_WORD])?,
             Method::Gptq(_) => words("qweight", [inputs / PER_WORD, outputs])?,
@@ -117,7 +125,9 @@ impl Scheme {
             return Err(ModelError::tensor(
                 codes.file,
                 &codes.name,
-                format!("holds {outputs} x {inputs} weights, which do not fill words of {PER_WORD}"),
+                format!(
+                    "holds {outputs} x {inputs} weights, which do not fill words of {PER_WORD}"
+                ),
             ));
         }
         let zeros = words("qzeros", [groups, outputs / PER_WORD])?;

@@ -5,9 +5,7 @@ use std::ops::Range;
 use folio_kernels::Raw;
 
 use super::files::WeightFiles;
-use super::inventory::Kept;
-use super::quantise::Rounded;
-use super::stored::{Elements, Stored, Tensor};
+use super::stored::Tensor;
 use crate::error::ModelError;
 use crate::names::{LinearRule, Names};
 use crate::spec::{ModelSpec, NormKind};
@@ -22,23 +20,6 @@ pub struct LinearTensors<'a> {
     pub transposed: bool,
     /// The bias, gathered in the matrix' order of rows.
     pub bias: Option<Vec<f32>>,
-}
-
-impl<'a> LinearTensors<'a> {
-    /// With floats read as codes, where they are to be kept as such.
-    #[must_use]
-    pub(crate) fn kept(self, keep: &Kept) -> Self {
-        let Some(Stored::Codes { format, name }) = keep.floats else { return self };
-        let (inputs, transposed) = (self.inputs, self.transposed);
-        let round = |(tensor, stored, rows): (Tensor<'a>, usize, Range<usize>)| {
-            let Elements::Floats(floats) = tensor.elements else { return (tensor, stored, rows) };
-            let rounded =
-                Rounded { format, floats, stored, inputs, transposed, rows: rows.clone() };
-            let elements = Elements::Codes { source: Box::new(rounded), name };
-            (Tensor { elements, ..tensor }, rows.len(), 0..rows.len())
-        };
-        Self { parts: self.parts.into_iter().map(round).collect(), ..self }
-    }
 }
 
 /// A norm's vectors.

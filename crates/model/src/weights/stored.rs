@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use folio_kernels::{CodeFormat, CodeSource, Dtype, Raw};
+use folio_kernels::{CodeFormat, CodeSource, Dtype, Raw, WeightFormat};
 
 use crate::error::ModelError;
 
@@ -21,6 +21,15 @@ pub enum Stored {
 }
 
 impl Stored {
+    /// How the kernels call it.
+    #[must_use]
+    pub fn format(self) -> WeightFormat {
+        match self {
+            Self::Floats(dtype) => WeightFormat::Float(dtype),
+            Self::Codes { format, .. } => WeightFormat::Codes(format),
+        }
+    }
+
     /// What people call it.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use folio_kernels::CodeSource;
-use folio_model::gguf::{BlockMatrix, Kind};
+use folio_model::gguf::BlockMatrix;
 use folio_model::{Checkpoint, ModelSource};
 use serde_json::Value as Json;
 
@@ -12,7 +12,7 @@ use crate::folder::TempFolder;
 use crate::gguf_file::{File, KINDS, Value, tiny};
 use crate::golden::shared;
 use crate::naive::read_weights;
-use crate::oracle::deviation;
+use crate::oracle::prompt_deviation;
 
 /// One prompt and what llama.cpp made of it.
 struct Case {
@@ -82,7 +82,8 @@ fn llama_cpp_agrees() {
                 let top = |score: &folio_core::exec::Score| {
                     score.top.iter().map(|(token, logprob)| (token.0, *logprob)).collect()
                 };
-                let steps = ours.drawn.iter().map(|d| (d.token.0, d.score.as_ref().map(top).unwrap()));
+                let steps =
+                    ours.drawn.iter().map(|d| (d.token.0, d.score.as_ref().map(top).unwrap()));
                 let (deviation, steps) = follow(case, &steps.collect::<Vec<_>>(), tolerance);
                 most = most.max(deviation);
                 (equal, all) = (equal + steps, all + case.ids.len());
@@ -121,7 +122,7 @@ fn every_kind_is_what_its_definition_says() {
 fn whole_model(file: &File) -> f64 {
     let folder = file.write();
     let jobs = [Job::greedy(&[1, 7, 30, 2, 19, 5], 6), Job::greedy(&[3, 3], 3)];
-    deviation(&folder.0, &Setup { together: 2, ..Setup::default() }, &jobs)
+    prompt_deviation(&folder.0, &Setup { together: 2, ..Setup::default() }, &jobs)
 }
 
 /// Whole models of every kind, alone and mixed with the next, against plain loops over the exact weights.
@@ -236,10 +237,7 @@ fn tensors_that_are_not_what_they_should_be() {
     changed(|file| file.tensors[3].shape = vec![1; 5], &["5 dimensions"]);
     changed(|file| file.tensors[3].shape = vec![0, 256], &["a dimension of 0"]);
     changed(|file| file.tensors[3].shape = vec![320, 31], &["rows of 31", "multiples of 32"]);
-    changed(
-        |file| file.tensors[3].shape = vec![usize::MAX, 256],
-        &["impossible shape"],
-    );
+    changed(|file| file.tensors[3].shape = vec![usize::MAX, 256], &["impossible shape"]);
     changed(|file| file.tensors[3].shape = vec![1 << 40, 32], &["beyond the end"]);
     changed(|file| file.tensors[3].shape[0] += 1, &["overlaps"]);
     changed(|file| file.tensors[3].name = file.tensors[4].name.clone(), &["there twice"]);
@@ -301,10 +299,9 @@ fn folders_and_parts() {
 #[test]
 fn odd_files_are_refused_in_a_sentence() {
     let Some(folder) = shared("odd") else { return };
-    for (name, parts) in [
-        ("nanogpt_nonstandard.gguf", &["nano"][..]),
-        ("tiny_fixture.gguf", &["tiny_fixture.gguf"]),
-    ] {
+    for (name, parts) in
+        [("nanogpt_nonstandard.gguf", &["nano"][..]), ("tiny_fixture.gguf", &["tiny_fixture.gguf"])]
+    {
         let sentence = refusal(folder.join(name));
         println!("{name}: {sentence}");
         assert!(parts.iter().any(|part| sentence.contains(part)), "{sentence}");

@@ -13,7 +13,6 @@ pub(crate) enum Value {
     Flag(bool),
     Text(String),
     Texts(Vec<String>),
-    Floats(Vec<f32>),
     Ints(Vec<i32>),
     /// A kind of any number, and what follows it.
     Any(u32, Vec<u8>),
@@ -65,7 +64,6 @@ impl Value {
         };
         match self {
             Self::Texts(texts) => list(8, texts.len()),
-            Self::Floats(floats) => list(6, floats.len()),
             Self::Ints(ints) => list(5, ints.len()),
             _ => {}
         }
@@ -81,7 +79,6 @@ impl Value {
                 text(out, value);
             }
             Self::Texts(texts) => texts.iter().for_each(|value| text(out, value)),
-            Self::Floats(floats) => out.extend(floats.iter().flat_map(|x| x.to_le_bytes())),
             Self::Ints(ints) => out.extend(ints.iter().flat_map(|n| n.to_le_bytes())),
             Self::Any(kind, bytes) => {
                 out.extend(kind.to_le_bytes());
@@ -93,7 +90,8 @@ impl Value {
 
 impl File {
     pub(crate) fn new(architecture: &str) -> Self {
-        let mut file = Self { version: 3, alignment: 32, metadata: Vec::new(), tensors: Vec::new() };
+        let mut file =
+            Self { version: 3, alignment: 32, metadata: Vec::new(), tensors: Vec::new() };
         file.set("general.architecture", Value::Text(architecture.to_owned()));
         file
     }
@@ -109,7 +107,13 @@ impl File {
         self.tensors.push(Tensor { name: name.to_owned(), shape: shape.to_vec(), kind: 0, bytes });
     }
 
-    pub(crate) fn random(&mut self, name: &str, shape: [usize; 2], number: u32, random: &mut Random) {
+    pub(crate) fn random(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        number: u32,
+        random: &mut Random,
+    ) {
         let kind = KINDS.iter().find(|(n, _)| *n == number).unwrap().1;
         let bytes = random_blocks(random, kind, shape[0] * shape[1]);
         let tensor = Tensor { name: name.to_owned(), shape: shape.to_vec(), kind: number, bytes };
@@ -197,7 +201,7 @@ pub(crate) fn tiny(kind: u32, other: u32, tied: bool) -> File {
         file.set(&format!("llama.{name}"), Value::U32(count as u32));
     }
     file.set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5));
-    let mut norm = |file: &mut File, name: &str| {
+    let norm = |file: &mut File, name: &str| {
         let values: Vec<f32> = (0..hidden).map(|i| 1.0 + (i % 7) as f32 / 20.0).collect();
         file.floats(name, &[hidden], &values);
     };

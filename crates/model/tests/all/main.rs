@@ -23,6 +23,8 @@ mod memory;
 mod naive;
 mod one_truth;
 mod oracle;
+mod packed;
+mod quantization;
 mod sample;
 mod spec;
 mod swap;

@@ -12,12 +12,10 @@ use folio_core::plan::StepPlan;
 use folio_kernels::{
     Activation, AttendSpec, Bits, CodeFormat, CodeRow, CodeSource, Epilogue, SUPERBLOCK, Scaling,
 };
-use folio_model::backend::{
-    Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want,
-};
-use folio_model::spec::NormKind;
+use folio_model::backend::{Answer, Backend, CacheShape, Linear, Norm, Rotation, Step, Task, Want};
 use folio_model::rope::RopeStyle;
-use folio_model::weights::{Elements, LinearTensors};
+use folio_model::spec::NormKind;
+use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored};
 use folio_model::{Dtype, ModelError};
 
 pub(crate) struct Naive;
@@ -137,15 +135,27 @@ pub(crate) fn read_weights(source: &dyn CodeSource, rows: Range<usize>) -> Vec<V
     .collect()
 }
 
+/// A group of weights by the rule of quantisation on load: the largest gets the largest code that both signs have.
+fn quantised(bits: Bits) -> impl Fn(&[f32]) -> Vec<f64> {
+    let most = if bits == Bits::Eight { 127.0 } else { 7.0 };
+    move |group| {
+        let largest = group.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let scale = half::f16::from_f32(largest / most).to_f32();
+        let code = |x: &f32| (x / scale).round_ties_even().clamp(-most - 1.0, most);
+        let weight = |x| if scale > 0.0 { f64::from(scale * code(x)) } else { 0.0 };
+        group.iter().map(weight).collect()
+    }
+}
+
 impl Backend for Naive {
     type Matrix = Rows;
     type Vector = Vec<f64>;
     type Buffer = Rows;
     type Cache = NaiveCache;
 
-    fn matrix(&self, t: &LinearTensors<'_>, dtype: Dtype, _: Form) -> Result<Rows, ModelError> {
+    fn matrix(&self, t: &LinearTensors<'_>, layout: &MatrixLayout) -> Result<Rows, ModelError> {
         let mut rows = Vec::new();
-        for (tensor, stored, range) in &t.parts {
+        for ((tensor, stored, range), (_, kept)) in t.parts.iter().zip(&layout.parts) {
             let values = match &tensor.elements {
                 Elements::Floats(raw) => raw.to_f32(),
                 Elements::Codes { source, .. } => {
@@ -159,7 +169,18 @@ impl Backend for Naive {
                     true => values[input * stored + output],
                     false => values[output * t.inputs + input],
                 };
-                rows.push((0..t.inputs).map(|input| round(at(input), dtype)).collect());
+                let floats = (0..t.inputs).map(at);
+                rows.push(match kept {
+                    Stored::Floats(dtype) => floats.map(|x| round(x, *dtype)).collect(),
+                    Stored::Codes { format, .. } => {
+                        let group = format.group.unwrap_or(t.inputs);
+                        floats
+                            .collect::<Vec<_>>()
+                            .chunks(group)
+                            .flat_map(quantised(format.bits))
+                            .collect()
+                    }
+                });
             }
         }
         Ok(Rows(rows))
@@ -239,7 +260,13 @@ impl Backend for Naive {
                 }
                 let from = step.position_rows[token] as usize * half;
                 if r.dims > 0 {
-                    rotate(r.style, x, r.dims, &step.cos[from..from + half], &step.sin[from..from + half]);
+                    rotate(
+                        r.style,
+                        x,
+                        r.dims,
+                        &step.cos[from..from + half],
+                        &step.sin[from..from + half],
+                    );
                 }
             }
         }

@@ -6,11 +6,11 @@ use folio_kernels::{Activation, AttendSpec, BatchRow, Epilogue, Raw};
 use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Rotation, Step};
 use folio_model::rope::RopeStyle;
 use folio_model::spec::{NormKind, NormSpec};
-use folio_model::weights::{Elements, LinearTensors, Tensor};
+use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored as StoredAs, Tensor};
 use folio_model::{Cpu, Dtype, Isa, MemoryPlan, Runner};
 use proptest::prelude::*;
 
-use crate::driver::{Driver, Job, Random, Setup, cpu_runner, open, request};
+use crate::driver::{Driver, Job, Outcome, Random, Setup, cpu_runner, open, request};
 use crate::golden::{ZOO, cases, shared, variants, zoo};
 use crate::naive::{Naive, Rows};
 
@@ -71,10 +71,8 @@ impl Pair {
         let (rows, inputs) = (stored.shape[0], stored.shape[1]);
         let parts = vec![(stored.tensor(), rows, 0..rows)];
         let tensors = LinearTensors { parts, inputs, transposed: false, bias: None };
-        (
-            self.cpu.matrix(&tensors, dtype, Form::Plain).unwrap(),
-            self.naive.matrix(&tensors, dtype, Form::Plain).unwrap(),
-        )
+        let kept = layout(&tensors, dtype, Form::Plain);
+        (self.cpu.matrix(&tensors, &kept).unwrap(), self.naive.matrix(&tensors, &kept).unwrap())
     }
 
     fn norms(&self, random: &mut Random, spec: NormSpec, width: usize) -> (Norm<Cpu>, Norm<Naive>) {
@@ -106,6 +104,15 @@ fn assert_close((cpu, naive): &Buffers, rows: usize, tolerance: f64) {
             assert!(error <= tolerance, "row {number} column {column}: {a} and {b}");
         }
     }
+}
+
+/// All parts kept as floats of one kind.
+fn layout(tensors: &LinearTensors<'_>, dtype: Dtype, form: Form) -> MatrixLayout {
+    let mut layout = MatrixLayout::new(tensors, form);
+    for (_, stored) in &mut layout.parts {
+        *stored = StoredAs::Floats(dtype);
+    }
+    layout
 }
 
 fn rotation<B: Backend>(
@@ -156,12 +163,14 @@ proptest! {
             let gated = matches!(epilogue, Epilogue::Gated(_));
             let form = if gated { Form::Gated } else { Form::Plain };
             let mut out = pair.random(random, rows, if gated { half } else { outputs });
+            let layout = layout(&tensors, kept, form);
             let cpu = Linear::<Cpu> {
-                matrix: pair.cpu.matrix(&tensors, kept, form).unwrap(),
+                matrix: pair.cpu.matrix(&tensors, &layout).unwrap(),
                 bias: bias.clone(),
             };
+            assert_eq!(Some(cpu.matrix.bytes().len()), layout.packed_bytes());
             let naive = Linear::<Naive> {
-                matrix: pair.naive.matrix(&tensors, kept, form).unwrap(),
+                matrix: pair.naive.matrix(&tensors, &layout).unwrap(),
                 bias: bias.clone().map(|b| pair.naive.vector(b)),
             };
             pair.cpu.linear(&cpu, epilogue, rows, &x.0, &mut out.0);
@@ -280,14 +289,27 @@ fn ragged_step(random: &mut Random, tables: &[Vec<u32>], done: &mut [usize], dim
     step
 }
 
-/// The largest deviation of log-probabilities, at every prompt token and the top five of greedy steps.
-pub(crate) fn deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+/// What the kernels and the oracle make of the same jobs.
+fn both(folder: &Path, setup: &Setup, jobs: &[Job]) -> [Vec<Outcome>; 2] {
     let checkpoint = open(folder);
     let (mut runner, plan) = cpu_runner(&checkpoint, setup);
     let ours = Driver::new(&mut runner, &plan, 3).run(jobs, setup);
     let plan = MemoryPlan::compute(&checkpoint, &request(setup)).unwrap();
     let mut naive = Runner::load(Naive, &checkpoint, &plan, &mut |_| {}).unwrap();
-    let theirs = Driver::new(&mut naive, &plan, 4).run(jobs, setup);
+    [ours, Driver::new(&mut naive, &plan, 4).run(jobs, setup)]
+}
+
+/// The largest difference of a prompt's log-probabilities. Where activations are rounded, too, tokens may differ.
+pub(crate) fn prompt_deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+    let [ours, theirs] = both(folder, setup, jobs);
+    let pairs =
+        ours.iter().zip(&theirs).flat_map(|(a, b)| a.prompt_scores.iter().zip(&b.prompt_scores));
+    pairs.map(|(a, b)| f64::from((a.logprob - b.logprob).abs())).fold(0.0, f64::max)
+}
+
+/// The largest deviation of log-probabilities, at every prompt token and the top five of greedy steps.
+fn deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+    let [ours, theirs] = both(folder, setup, jobs);
     let mut most = 0.0_f64;
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours.ids(), theirs.ids());
