@@ -81,6 +81,9 @@ fn read(name: &str, bytes: &[u8]) -> Result<(Metadata, FxHashMap<String, Info>),
     let mut tensors = FxHashMap::default();
     for _ in 0..count {
         let tensor = cursor.text("a tensor's name", MOST_NAME_BYTES)?.to_owned();
+        if tensor.is_empty() {
+            return Err(cursor.bad("is damaged, or no ordinary GGUF file: a tensor has no name"));
+        }
         let info = read_info(cursor, name, &tensor, alignment)?;
         if tensors.contains_key(&tensor) {
             return Err(ModelError::tensor(name, &tensor, "is there twice"));

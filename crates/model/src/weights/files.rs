@@ -127,7 +127,7 @@ impl WeightFiles {
             metadata.get_or_insert_with(|| std::mem::take(&mut file.metadata));
             files.push(WeightFile::Gguf(file));
         }
-        let index_name = found.model_name().to_owned();
+        let index_name = found.files.join(", ");
         let files = Self { files, index: Some(index), index_name, scheme: None };
         Ok((files, metadata.unwrap_or_default()))
     }
@@ -148,7 +148,8 @@ impl WeightFiles {
             None => self.files.first(),
         };
         listed.ok_or_else(|| {
-            let problem = "is not listed, but the model needs it";
+            let state = if self.index_name == INDEX { "not listed" } else { "missing" };
+            let problem = format!("is {state}, but the model needs it");
             ModelError::tensor(&self.index_name, name, problem)
         })
     }

@@ -219,15 +219,23 @@ impl PackedWords<'_> {
         order.iter().position(|&o| o == output % PER_WORD).unwrap_or_default()
     }
 
-    fn code(&self, output: usize, input: usize) -> u8 {
-        match self.method {
-            Method::Awq => {
-                let at = input * (self.outputs / PER_WORD) + output / PER_WORD;
-                nibble(word(self.codes, at), self.place(output))
-            }
-            Method::Gptq(_) => {
-                let at = input / PER_WORD * self.outputs + output;
-                nibble(word(self.codes, at), input % PER_WORD)
+    /// Appends the codes of outputs `first ..`.
+    fn codes(&self, first: usize, rows: &mut [CodeRow]) {
+        let places: Vec<_> =
+            (first..).take(rows.len()).map(|output| (output, self.place(output))).collect();
+        // Inputs outside, so that what lies side by side in the file is read once.
+        for input in 0..self.inputs {
+            for (row, (output, place)) in rows.iter_mut().zip(&places) {
+                row.codes.push(match self.method {
+                    Method::Awq => {
+                        let at = input * (self.outputs / PER_WORD) + output / PER_WORD;
+                        nibble(word(self.codes, at), *place)
+                    }
+                    Method::Gptq(_) => {
+                        let at = input / PER_WORD * self.outputs + output;
+                        nibble(word(self.codes, at), input % PER_WORD)
+                    }
+                });
             }
         }
     }
@@ -261,12 +269,7 @@ impl CodeSource for PackedWords<'_> {
         for row in &mut *rows {
             *row = CodeRow::default();
         }
-        // Inputs outside, so that what lies side by side in the file is read once.
-        for input in 0..self.inputs {
-            for (output, row) in (first..).zip(&mut *rows) {
-                row.codes.push(self.code(output, input));
-            }
-        }
+        self.codes(first, rows);
         for (output, row) in (first..).zip(rows) {
             for group in 0..groups {
                 let at = group * self.outputs + output;

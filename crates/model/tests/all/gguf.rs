@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use folio_core::ids::Token;
 use folio_kernels::CodeSource;
 use folio_model::gguf::BlockMatrix;
 use folio_model::{Checkpoint, ModelSource};
@@ -39,23 +40,23 @@ fn cases(file: &Path) -> Vec<Case> {
         .collect()
 }
 
-/// Follows llama.cpp's ids as far as they are clear, and returns the largest deviation of a log-probability above one percent.
-fn follow(case: &Case, scores: &[(u32, Vec<(u32, f32)>)], tolerance: f64) -> (f64, usize) {
+/// Follows llama.cpp's ids as long as ours are clear. Returns the largest deviation of what is likelier than one percent, and
+/// how many ids were compared.
+fn follow(case: &Case, steps: &[(u32, Vec<(u32, f32)>)], tolerance: f64) -> (f64, usize) {
     let mut most = 0.0_f64;
-    for (step, (token, top)) in scores.iter().enumerate() {
-        let theirs = &case.top5[step];
-        for &(id, logprob) in theirs.iter().filter(|(_, logprob)| *logprob > -4.6) {
-            if let Some((_, ours)) = top.iter().find(|(other, _)| *other == id) {
-                most = most.max((f64::from(*ours) - logprob).abs());
-            }
+    for (step, (token, top)) in steps.iter().enumerate() {
+        // Only the first steps are written down.
+        for &(id, logprob) in case.top5.get(step).into_iter().flatten() {
+            let ours = top.iter().find(|(other, _)| *other == id && logprob > -4.6);
+            most = ours.map_or(most, |(_, ours)| most.max((f64::from(*ours) - logprob).abs()));
         }
-        if theirs[0].1 - theirs[1].1 <= 2.0 * tolerance {
+        if f64::from(top[0].1 - top[1].1) <= 2.0 * tolerance {
             // Too close to call; from here on the texts may differ.
             return (most, step);
         }
         assert_eq!(*token, case.ids[step], "step {step}");
     }
-    (most, scores.len())
+    (most, steps.len())
 }
 
 #[test]
@@ -133,9 +134,35 @@ fn whole_models_of_every_kind() {
         for (other, tied) in [(*number, false), (other, true)] {
             let most = whole_model(&tiny(*number, other, tied));
             println!("{kind:?} and kind {other}: {most:.1e} from the oracle");
-            assert!(most < 0.05, "{kind:?} and kind {other}: {most}");
+            // Activations are rounded to eight bits beside codes, and to none beside floats.
+            let float = kind.float().is_some() && other < 2;
+            let bound = if float { 1e-4 } else { 0.1 };
+            assert!(most < bound, "{kind:?} and kind {other}: {most}");
         }
     }
+}
+
+#[test]
+fn ends_and_defaults_come_from_the_metadata() {
+    let mut file = tiny(8, 8, true);
+    let mut tokens: Vec<String> = (0..40).map(|i| format!("t{i}")).collect();
+    let mut kinds = vec![1; 40];
+    for (id, text, kind) in [(5, "<|im_end|>", 3), (6, "<|eot_id|>", 1)] {
+        text.clone_into(&mut tokens[id]);
+        kinds[id] = kind;
+    }
+    file.set("tokenizer.ggml.tokens", Value::Texts(tokens));
+    file.set("tokenizer.ggml.token_type", Value::Ints(kinds));
+    file.set("tokenizer.ggml.eos_token_id", Value::U32(2));
+    file.set("tokenizer.ggml.eot_token_id", Value::U32(7));
+    file.set("tokenizer.ggml.eom_token_id", Value::U32(u32::MAX));
+    file.set("general.sampling.temp", Value::F32(0.5));
+    let folder = file.write();
+    let checkpoint = open(&folder.0);
+    // What is written like an end but is an ordinary token is none.
+    assert_eq!(checkpoint.eos(), [2, 7, 5].map(Token));
+    assert_eq!(checkpoint.generation_defaults().temperature, Some(0.5));
+    assert!(checkpoint.metadata().is_some());
 }
 
 fn refusal(path: PathBuf) -> String {
@@ -299,9 +326,10 @@ fn folders_and_parts() {
 #[test]
 fn odd_files_are_refused_in_a_sentence() {
     let Some(folder) = shared("odd") else { return };
-    for (name, parts) in
-        [("nanogpt_nonstandard.gguf", &["nano"][..]), ("tiny_fixture.gguf", &["tiny_fixture.gguf"])]
-    {
+    for (name, parts) in [
+        ("nanogpt_nonstandard.gguf", &["a tensor has no name"][..]),
+        ("tiny_fixture.gguf", &["tiny_fixture.gguf"]),
+    ] {
         let sentence = refusal(folder.join(name));
         println!("{name}: {sentence}");
         assert!(parts.iter().any(|part| sentence.contains(part)), "{sentence}");

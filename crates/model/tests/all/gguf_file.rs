@@ -170,8 +170,8 @@ pub(crate) fn random_blocks(random: &mut Random, kind: Kind, elements: usize) ->
                 let halves: &[(usize, f32)] = match kind {
                     Kind::Q8_0 => &[(0, 0.001)],
                     Kind::Q4_0 | Kind::Q5_0 => &[(0, 0.01)],
-                    Kind::Q4_1 | Kind::Q5_1 => &[(0, 0.01), (2, 0.1)],
-                    Kind::Q4_K | Kind::Q5_K => &[(0, 0.0003), (2, 0.002)],
+                    Kind::Q4_1 | Kind::Q5_1 => &[(0, 0.01), (2, 0.05)],
+                    Kind::Q4_K | Kind::Q5_K => &[(0, 0.0003), (2, 0.001)],
                     _ => &[(208, 0.00005)],
                 };
                 for &(at, size) in halves {
