@@ -33,8 +33,10 @@ impl Lists {
         let mut lists = Self::default();
         for (place, (id, (text, kind))) in (0..).zip(by_id) {
             assert_eq!(place, id, "vocabularies have no gaps");
-            // What SentencePiece's BPE writes: pieces are numbered in the order in which they were made.
-            lists.scores.push(if kind == 1 { -(id as f64) } else { 0.0 });
+            // What SentencePiece's BPE writes: pieces are numbered in the order in which they were made, runs of spaces last.
+            let spaces = text.chars().count() > 1 && text.chars().all(|c| c == '▁');
+            let score = if spaces { -1e9 } else { -(id as f64) };
+            lists.scores.push(if kind == 1 { score } else { 0.0 });
             lists.tokens.push(text);
             lists.kinds.push(kind);
         }

@@ -172,7 +172,7 @@ pub(crate) fn random_blocks(random: &mut Random, kind: Kind, elements: usize) ->
                     Kind::Q4_0 | Kind::Q5_0 => &[(0, 0.01)],
                     Kind::Q4_1 | Kind::Q5_1 => &[(0, 0.01), (2, 0.05)],
                     Kind::Q4_K | Kind::Q5_K => &[(0, 0.0003), (2, 0.001)],
-                    _ => &[(208, 0.00005)],
+                    _ => &[(208, 0.00003)],
                 };
                 for &(at, size) in halves {
                     let value = half::f16::from_f32(size * random.float()).to_le_bytes();

@@ -193,7 +193,7 @@ fn tensors_that_do_not_fit_the_configuration() {
         |tiny| tiny.config["vocab_size"] = json!(12),
         &[
             file,
-            "`model.embed_tokens.weight` has shape [10, 16], but by config.json it must have [12, 16]",
+            "`model.embed_tokens.weight` has shape [10, 16], but by the model's configuration it must have [12, 16]",
         ],
     );
     changed(

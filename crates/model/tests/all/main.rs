@@ -5,6 +5,7 @@
     clippy::print_stdout,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
     reason = "in a test a panic is the report, what is printed are the measured deviations, and oracles round on purpose"
 )]
 
