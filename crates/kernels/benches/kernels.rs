@@ -1,9 +1,10 @@
 //! How fast linear layers and paged attention are, against what this machine can do in the same run.
 //!
 //! `cargo bench -p folio-kernels` measures with criterion (throughput in bytes of weights or KV per second for what memory
-//! bounds, in floating-point operations per second for what arithmetic bounds). First a table of best times is printed, with
-//! the share of the measured read bandwidth; best times are what a busy machine can be judged by. Threads: `FOLIO_THREADS`, 2
-//! unless set; instruction set: `FOLIO_ISA`.
+//! bounds, in operations per second for what arithmetic bounds). First a table of best times is printed, with the share of the
+//! read bandwidth, or of the peak of arithmetic in registers, measured just before; best times are what a busy machine can be judged by.
+//! Threads: `FOLIO_THREADS`, 2 unless set; instruction set: `FOLIO_ISA`; formats of weights: `FOLIO_FORMATS`, all unless
+//! set; `FOLIO_TABLES=1` prints the tables only.
 
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
@@ -11,13 +12,15 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use folio_kernels::{
-    AttendSpec, Batch, BatchRow, Context, Dtype, Epilogue, Isa, KvCache, KvShape, PackedMatrix,
-    Raw, View, attend, linear,
+    AttendSpec, Batch, BatchRow, Bits, CodeFormat, CodeRow, CodeSource, Context, Dtype, Epilogue,
+    Isa, KvCache, KvShape, PackedMatrix, Raw, SUPERBLOCK, Scaling, Segment, View, WeightFormat,
+    attend, linear, measure,
 };
+use half::f16;
 
 const OUTPUTS: usize = 16384;
 const INPUTS: usize = 2048;
-const ROWS: [usize; 6] = [1, 4, 8, 16, 64, 256];
+const ROWS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 256, 512];
 const HEADS: usize = 32;
 const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 64;
@@ -27,6 +30,11 @@ fn context() -> Context {
         .map_or_else(|_| Isa::detect(), |name| Isa::from_name(&name).expect("FOLIO_ISA"));
     let threads = std::env::var("FOLIO_THREADS").map_or(2, |n| n.parse().expect("FOLIO_THREADS"));
     Context::new(threads, isa).expect("threads")
+}
+
+/// Whether criterion is left out: `FOLIO_TABLES=1`.
+fn tables_only() -> bool {
+    std::env::var_os("FOLIO_TABLES").is_some()
 }
 
 /// Numbers that are all over the place and the same every time.
@@ -49,37 +57,72 @@ fn best(runs: usize, mut f: impl FnMut(usize)) -> f64 {
     (0..runs).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// Bytes per second that all threads read together from memory, in eight streams each.
-fn read_bandwidth(ctx: &Context) -> f64 {
-    let data = vec![1u64; 32 << 20];
-    let threads = ctx.team().threads();
-    let seconds = best(40, |_| {
-        ctx.team().run(|thread| {
-            let share = &data[thread * (data.len() / threads)..][..data.len() / threads];
-            let streams: Vec<&[u64]> = share.chunks_exact(share.len() / 8).collect();
-            let mut sums = [0u64; 8];
-            for i in (0..streams[0].len()).step_by(8) {
-                for (sum, stream) in sums.iter_mut().zip(&streams) {
-                    *sum = stream[i..i + 8].iter().fold(*sum, |a, b| a.wrapping_add(*b));
-                }
-            }
-            std::hint::black_box(sums);
-        });
-    });
-    as_f64(data.len() * 8) / seconds
-}
-
 #[expect(clippy::cast_precision_loss, reason = "sizes for a table of three digits")]
 fn as_f64(n: usize) -> f64 {
     n as f64
 }
 
+/// Formats and their names.
+fn formats() -> Vec<(&'static str, WeightFormat)> {
+    let codes = |bits, group, scaling| WeightFormat::Codes(CodeFormat { bits, group, scaling });
+    vec![
+        ("f32", WeightFormat::Float(Dtype::F32)),
+        ("f16", WeightFormat::Float(Dtype::F16)),
+        ("bf16", WeightFormat::Float(Dtype::Bf16)),
+        ("int8", codes(Bits::Eight, None, Scaling::Centred)),
+        ("int8-g128", codes(Bits::Eight, Some(128), Scaling::Centred)),
+        ("int8-g32", codes(Bits::Eight, Some(32), Scaling::Centred)),
+        ("int4-g128", codes(Bits::Four, Some(128), Scaling::Centred)),
+        ("int4-g128-zeros", codes(Bits::Four, Some(128), Scaling::Zeros)),
+        ("int4-g32", codes(Bits::Four, Some(32), Scaling::Centred)),
+        ("q4k", codes(Bits::Four, Some(32), Scaling::NestedMinima)),
+        ("q5k", codes(Bits::Five, Some(32), Scaling::NestedMinima)),
+        ("q6k", codes(Bits::Six, Some(16), Scaling::NestedCentred)),
+    ]
+}
+
+/// Weights whose values do not matter: floats of a small range, codes of any.
+struct Any(CodeFormat);
+
+impl CodeSource for Any {
+    fn format(&self) -> CodeFormat {
+        self.0
+    }
+    fn outputs(&self) -> usize {
+        OUTPUTS
+    }
+    fn inputs(&self) -> usize {
+        INPUTS
+    }
+    fn read(&self, _first: usize, rows: &mut [CodeRow]) {
+        let groups = INPUTS.div_ceil(self.0.group.unwrap_or(INPUTS));
+        let scaling = self.0.scaling;
+        let nested = matches!(scaling, Scaling::NestedCentred | Scaling::NestedMinima);
+        let minima = matches!(scaling, Scaling::Minima | Scaling::NestedMinima);
+        let outer = if nested { INPUTS.div_ceil(SUPERBLOCK) } else { groups };
+        let count = |there: bool, count: usize| if there { count } else { 0 };
+        for row in rows {
+            row.codes = vec![9; INPUTS];
+            row.scales = vec![f16::from_f32_const(0.01); outer];
+            row.minima = vec![f16::from_f32_const(0.1); count(minima, outer)];
+            row.zeros = vec![8; count(scaling == Scaling::Zeros, groups)];
+            row.group_scales = vec![3; count(nested, groups)];
+            row.group_minima = vec![2; count(nested && minima, groups)];
+        }
+    }
+}
+
 /// Two matrices, used in turn so that none stays in a cache.
-fn matrices(ctx: &Context, dtype: Dtype) -> [PackedMatrix; 2] {
-    let weights = numbers(OUTPUTS * INPUTS);
+fn matrices(ctx: &Context, format: WeightFormat) -> [PackedMatrix; 2] {
+    let segment = Segment { format, outputs: OUTPUTS };
     std::array::from_fn(|_| {
-        let mut builder = PackedMatrix::builder(dtype, OUTPUTS, INPUTS).expect("memory");
-        builder.fill(ctx, 0, Raw::from_f32(&weights));
+        let mut builder = PackedMatrix::builder(&[segment], INPUTS).expect("memory");
+        match format {
+            WeightFormat::Float(_) => {
+                builder.fill(ctx, 0, Raw::from_f32(&numbers(OUTPUTS * INPUTS)))
+            }
+            WeightFormat::Codes(codes) => builder.fill_codes(ctx, 0, &Any(codes), 0..OUTPUTS),
+        }
         builder.finish()
     })
 }
@@ -146,38 +189,69 @@ const DECODES: [(Dtype, usize, usize, usize); 5] = [
     (Dtype::F16, 32, 64, 1024),
 ];
 
+/// What the machine can do, measured now.
+struct Limits {
+    bandwidth: f64,
+    f32_peak: f64,
+    int8_peak: f64,
+}
+
+impl Limits {
+    fn new(ctx: &Context) -> Self {
+        let limits = Self {
+            bandwidth: measure::read_bandwidth(ctx).expect("memory"),
+            f32_peak: measure::f32_peak(ctx),
+            int8_peak: measure::int8_peak(ctx),
+        };
+        println!(
+            "{ctx:?}: reads {:.1} GB/s, {:.0} GFLOP/s of f32, {:.0} GOP/s of int8 in registers",
+            limits.bandwidth / 1e9,
+            limits.f32_peak / 1e9,
+            limits.int8_peak / 1e9
+        );
+        limits
+    }
+}
+
 fn bench_linear(c: &mut Criterion) {
     let ctx = context();
-    let bandwidth = read_bandwidth(&ctx);
-    println!("{ctx:?}, reads {:.1} GB/s", bandwidth / 1e9);
+    let limits = Limits::new(&ctx);
     let mut group = c.benchmark_group("linear");
     group.sample_size(10);
-    for dtype in [Dtype::Bf16, Dtype::F32] {
-        let matrices = matrices(&ctx, dtype);
+    let wanted = std::env::var("FOLIO_FORMATS").unwrap_or_default();
+    let wanted = |name: &str| wanted.is_empty() || wanted.split(',').any(|one| one == name);
+    for (name, format) in formats().into_iter().filter(|(name, _)| wanted(name)) {
+        let matrices = matrices(&ctx, format);
         for rows in ROWS {
             let x = numbers(rows * INPUTS);
             let mut y = vec![0.0; rows * OUTPUTS];
             let mut run =
                 |i: usize| linear(&ctx, &x, &matrices[i % 2], None, Epilogue::Store, &mut y);
             let seconds = best((400 / rows).clamp(6, 60), &mut run);
-            let (bytes, operations) =
-                (as_f64(matrices[0].bytes()), as_f64(2 * rows * INPUTS * OUTPUTS));
+            let (bytes, operations) = (matrices[0].bytes().len(), 2 * rows * INPUTS * OUTPUTS);
+            let peak = match format {
+                WeightFormat::Float(_) => limits.f32_peak,
+                WeightFormat::Codes(_) => limits.int8_peak,
+            };
             println!(
-                "{dtype} {OUTPUTS} x {INPUTS}, {rows} rows: {:.2} ms, {:.1} GB/s ({:.0} % of reading), {:.0} GFLOP/s",
+                "{name:16} {rows:4} rows: {:7.3} ms, {:6.1} GB/s ({:3.0} % of reading), {:6.0} GOP/s ({:3.0} % of peak)",
                 seconds * 1e3,
-                bytes / seconds / 1e9,
-                bytes / seconds / bandwidth * 100.0,
-                operations / seconds / 1e9
+                as_f64(bytes) / seconds / 1e9,
+                as_f64(bytes) / seconds / limits.bandwidth * 100.0,
+                as_f64(operations) / seconds / 1e9,
+                as_f64(operations) / seconds / peak * 100.0
             );
-            let work = if rows <= 4 { matrices[0].bytes() } else { 2 * rows * INPUTS * OUTPUTS };
-            let work = u64::try_from(work).expect("a size");
+            if tables_only() {
+                continue;
+            }
+            let work = |n: usize| u64::try_from(n).expect("a size");
             group.throughput(if rows <= 4 {
-                Throughput::Bytes(work)
+                Throughput::Bytes(work(bytes))
             } else {
-                Throughput::Elements(work)
+                Throughput::Elements(work(operations))
             });
             let mut i = 0;
-            group.bench_function(BenchmarkId::new(dtype.name(), rows), |b| {
+            group.bench_function(BenchmarkId::new(name, rows), |b| {
                 b.iter(|| {
                     i += 1;
                     run(i);
@@ -189,7 +263,7 @@ fn bench_linear(c: &mut Criterion) {
 
 fn bench_attend(c: &mut Criterion) {
     let ctx = context();
-    let bandwidth = read_bandwidth(&ctx);
+    let bandwidth = measure::read_bandwidth(&ctx).expect("memory");
     println!("{ctx:?}, reads {:.1} GB/s", bandwidth / 1e9);
     let mut group = c.benchmark_group("attend");
     group.sample_size(10);
@@ -205,6 +279,9 @@ fn bench_attend(c: &mut Criterion) {
             rate / 1e9,
             rate / bandwidth * 100.0
         );
+        if tables_only() {
+            continue;
+        }
         group.throughput(Throughput::Bytes(u64::try_from(bytes).expect("a size")));
         let name = format!("{sequences}x{positions}/blocks-of-{block_size}");
         group.bench_function(BenchmarkId::new(dtype.name(), name), |b| {

@@ -6,29 +6,33 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use crate::codes::{Bits, Scaling};
 use crate::format::{BLOCK, CodePanel};
 use crate::lanes::LANES;
 use crate::lanes::integers::{CODES, Integers, STEPS};
 use crate::pack_codes::{plane_at, unit_of};
 
+/// What makes weights of a group of one panel's codes: scales, what codes are counted from (integers, as bits), minima.
+pub(crate) type Terms = [[f32; LANES]; 3];
+
 /// `sums[r][p] (+)= Σ_k x(k, r) * weights[p][k]` over some groups.
-#[derive(Clone)]
-pub(crate) struct CodeTile<'a> {
-    pub(crate) layout: &'a CodePanel,
-    pub(crate) groups: Range<usize>,
+#[derive(Clone, Copy)]
+pub(crate) struct CodeTile {
+    pub(crate) groups: usize,
+    /// Steps of a group.
+    pub(crate) steps: usize,
+    /// Whether the terms have minima.
+    pub(crate) minima: bool,
     /// Whether sums start at zero; otherwise at what is stored.
     pub(crate) first: bool,
-    /// First panel.
-    pub(crate) panel: *const u8,
+    /// Of the first panel, a row of groups.
+    pub(crate) terms: *const Terms,
     /// Codes of the first panel, a byte each: `[steps / 4][16][4]` from the first step of the groups on.
     pub(crate) codes: *const u8,
     /// Bytes from panel to panel of `codes`.
     pub(crate) codes_stride: usize,
     /// The tile's rows, from the first group on: `[steps / 4][rows][4]` and `[groups][rows]`.
-    pub(crate) steps: *const i8,
+    pub(crate) x: *const i8,
     pub(crate) step_sums: *const i32,
     pub(crate) step_scales: *const f32,
     pub(crate) step_totals: *const f32,
@@ -41,54 +45,50 @@ pub(crate) struct CodeTile<'a> {
 /// How far ahead of the arithmetic codes are asked for.
 const AHEAD: usize = 4096;
 
-/// What makes weights of a group of one panel's codes.
-#[derive(Clone, Copy)]
-struct Terms<L: Integers> {
-    scale: L::V,
-    /// What the codes are counted from, less what products take away already.
-    zero: L::I,
-    minimum: L::V,
+/// Row `row` of the section at `section`.
+#[inline(always)]
+fn at<T: bytemuck::Pod>(panel: &[u8], section: usize, row: usize) -> &[T; LANES] {
+    let size = size_of::<[T; LANES]>();
+    bytemuck::from_bytes(&panel[section + row * size..][..size])
 }
 
-/// # Safety
-/// `panel` must be a panel of this layout, and have the group.
+/// The terms of some groups of one panel, for products with `offset` (see [`Integers::OFFSET`]).
 #[inline(always)]
-unsafe fn terms<L: Integers>(
+pub(crate) fn read_terms<L: Integers>(
     l: L,
     layout: &CodePanel,
-    panel: *const u8,
-    group: usize,
+    panel: &[u8],
+    groups: Range<usize>,
     offset: i32,
-) -> Terms<L> {
-    // SAFETY: as the caller promises; sections start at multiples of 64 and hold sixteen elements for every group, or
-    // for every superblock, and only sections are read that the scaling has.
-    unsafe {
-        let halves = |section: usize| {
-            let rows = panel.add(section).cast::<[f16; LANES]>();
-            l.load_f16(&*rows.add(group / layout.nested))
-        };
-        let bytes = |section: usize| &*panel.add(section).cast::<[u8; LANES]>().add(group);
-        let signed = |section: usize| &*panel.add(section).cast::<[i8; LANES]>().add(group);
-        let centre = i32::from(layout.format.bits.centre());
-        let mut scale = halves(layout.scales);
+    out: &mut [Terms],
+) {
+    let centre = i32::from(layout.format.bits.centre());
+    for (group, [scales, zeros, minima]) in groups.zip(out) {
+        let outer = group / layout.nested;
+        let mut scale = l.load_f16(at(panel, layout.scales, outer));
         let (mut zero, mut minimum) = (l.splat_integer(-offset), l.splat(0.0));
         match layout.format.scaling {
             Scaling::Centred => zero = l.splat_integer(centre - offset),
             Scaling::Zeros => {
-                zero = l.subtract(l.widen_u8(bytes(layout.zeros)), l.splat_integer(offset));
+                let stored = l.widen_u8(at(panel, layout.zeros, group));
+                zero = l.subtract(stored, l.splat_integer(offset));
             }
-            Scaling::Minima => minimum = halves(layout.minima),
+            Scaling::Minima => minimum = l.load_f16(at(panel, layout.minima, outer)),
             Scaling::NestedCentred => {
                 zero = l.splat_integer(centre - offset);
-                scale = l.mul(scale, l.to_float(l.widen_i8(signed(layout.group_scales))));
+                let own = l.widen_i8(at(panel, layout.group_scales, group));
+                scale = l.mul(scale, l.to_float(own));
             }
             Scaling::NestedMinima => {
-                scale = l.mul(scale, l.to_float(l.widen_i8(signed(layout.group_scales))));
-                let minima = l.to_float(l.widen_u8(bytes(layout.group_minima)));
-                minimum = l.sub(minimum, l.mul(halves(layout.minima), minima));
+                let own = l.widen_i8(at(panel, layout.group_scales, group));
+                scale = l.mul(scale, l.to_float(own));
+                let own = l.to_float(l.widen_u8(at(panel, layout.group_minima, group)));
+                minimum = l.sub(minimum, l.mul(l.load_f16(at(panel, layout.minima, outer)), own));
             }
         }
-        Terms { scale, zero, minimum }
+        l.store(scale, scales);
+        l.store_integers(zero, bytemuck::cast_mut(zeros));
+        l.store(minimum, minima);
     }
 }
 
@@ -101,13 +101,8 @@ unsafe fn terms<L: Integers>(
     reason = "fixed bounds that unroll, over several arrays at once"
 )]
 #[inline(always)]
-unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(
-    l: L,
-    t: &CodeTile<'_>,
-) {
-    let offset = if SMALL { 0 } else { L::OFFSET };
-    let words = t.layout.grouping.steps / STEPS;
-    let minima = t.layout.format.scaling.has_minima();
+unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(l: L, t: &CodeTile) {
+    let words = t.steps / STEPS;
     // SAFETY: the caller promises that everything addressed by these bounds is valid.
     unsafe {
         let sum =
@@ -120,19 +115,20 @@ unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(
                 }
             }
         }
-        for i in 0..t.groups.len() {
-            let group = t.groups.start + i;
-            let terms: [Terms<L>; P] = std::array::from_fn(|p| {
-                terms(l, t.layout, t.panel.add(p * t.layout.bytes), group, offset)
-            });
+        for group in 0..t.groups {
+            let terms = |p: usize| &*t.terms.add(p * t.groups + group);
+            let mut zeros = [l.splat_integer(0); P];
+            for p in 0..P {
+                zeros[p] = l.load_integers(bytemuck::cast_ref(&terms(p)[1]));
+            }
             let mut whole = [[l.splat_integer(0); P]; R];
             for r in 0..R {
-                let total = l.splat_integer(-*t.step_sums.add(i * R + r));
+                let total = l.splat_integer((*t.step_sums.add(group * R + r)).wrapping_neg());
                 for p in 0..P {
-                    whole[r][p] = l.multiply(total, terms[p].zero);
+                    whole[r][p] = l.multiply(total, zeros[p]);
                 }
             }
-            for word in i * words..(i + 1) * words {
+            for word in group * words..(group + 1) * words {
                 let mut codes = [l.load_codes(&[0; CODES]); P];
                 for p in 0..P {
                     let at = t.codes.add(p * t.codes_stride + word * CODES);
@@ -142,24 +138,25 @@ unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(
                     codes[p] = l.load_codes(&*at.cast());
                 }
                 for r in 0..R {
-                    let steps = l.splat_steps(&*t.steps.add((word * R + r) * STEPS).cast());
+                    let steps = l.splat_steps(&*t.x.add((word * R + r) * STEPS).cast());
                     for p in 0..P {
                         whole[r][p] = l.dot::<SMALL>(whole[r][p], codes[p], steps);
                     }
                 }
             }
-            for r in 0..R {
-                let scale = l.splat(*t.step_scales.add(i * R + r));
-                for p in 0..P {
-                    let product = l.mul(l.to_float(whole[r][p]), scale);
-                    acc[r][p] = l.fma(product, terms[p].scale, acc[r][p]);
+            for p in 0..P {
+                let weight = l.load(&terms(p)[0]);
+                for r in 0..R {
+                    let scale = l.splat(*t.step_scales.add(group * R + r));
+                    acc[r][p] = l.fma(l.mul(l.to_float(whole[r][p]), scale), weight, acc[r][p]);
                 }
             }
-            if minima {
-                for r in 0..R {
-                    let total = l.splat(*t.step_totals.add(i * R + r));
-                    for p in 0..P {
-                        acc[r][p] = l.fma(total, terms[p].minimum, acc[r][p]);
+            if t.minima {
+                for p in 0..P {
+                    let minimum = l.load(&terms(p)[2]);
+                    for r in 0..R {
+                        let total = l.splat(*t.step_totals.add(group * R + r));
+                        acc[r][p] = l.fma(total, minimum, acc[r][p]);
                     }
                 }
             }
@@ -179,17 +176,17 @@ unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(
 #[inline(always)]
 unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
     l: L,
-    t: &CodeTile<'_>,
+    t: &CodeTile,
     panels: usize,
 ) {
     let mut done = 0;
     // SAFETY: panels `done ..` are among those the caller promises; so are their columns of the sums.
     unsafe {
         let from = |done: usize| CodeTile {
-            panel: t.panel.add(done * t.layout.bytes),
+            terms: t.terms.add(done * t.groups),
             codes: t.codes.add(done * t.codes_stride),
             sums: t.sums.add(done * LANES),
-            ..t.clone()
+            ..*t
         };
         if L::panels(R) == 4 {
             while done + 4 <= panels {
@@ -213,14 +210,13 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
 /// `rows` rows (a size of a register tile, at most [`crate::lanes::Lanes::ROWS`]) times `panels` panels.
 ///
 /// # Safety
-/// `panel` must be valid for reading `panels` panels of the layout, which must have the groups; `codes` for reading the steps of
-/// all groups of every panel; steps, their sums, scales and totals for reading all groups of all rows; `sums` for reading and writing
-/// 16 floats per panel in every row. The sums must not overlap what is read. Addresses that are only prefetched need
+/// For every panel, `terms` and `codes` must be valid for reading all groups and their steps; so must steps, their sums, scales
+/// and totals for all rows, and `sums` for reading and writing 16 floats per panel in every row. The sums must not overlap what is read. Addresses that are only prefetched need
 /// not be valid. With `SMALL`, codes must be below 128.
 #[inline(always)]
 pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
     l: L,
-    t: &CodeTile<'_>,
+    t: &CodeTile,
     rows: usize,
     panels: usize,
 ) {

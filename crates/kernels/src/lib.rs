@@ -28,6 +28,7 @@ mod norm;
 mod pack;
 mod pack_codes;
 mod pack_floats;
+mod products;
 mod quantise;
 mod rope;
 mod steps;

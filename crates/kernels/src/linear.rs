@@ -6,17 +6,14 @@
 //! inputs that stay in the second-level cache. Codes of fewer than eight bits become bytes a slice at a time, once for all rows.
 
 use crate::activation::{Activation, apply};
-use crate::code_tile::{self, CodeTile, unpack};
-use crate::codes::Bits;
 use crate::context::{Context, scratch_floats};
-use crate::dtype::{Element, with_element};
-use crate::format::{BLOCK, CodePanel, Panel};
 use crate::lanes::integers::Integers;
 use crate::lanes::{LANES, Lanes, load_tail, store_tail};
 use crate::memory::Parts;
-use crate::pack::{PackedMatrix, Place};
+use crate::pack::PackedMatrix;
+use crate::products::{Part, Sums, UNPACKED, WIDEST, products, slice_floats};
 use crate::steps::{self, Steps};
-use crate::tile::{Deal, Dealt, StepMajor, Tile, tiles};
+use crate::tile::{Deal, Dealt};
 
 /// What happens to `y = x Wᵀ + bias`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,45 +31,25 @@ pub enum Epilogue {
 /// Rows that are worked on together. More would need more scratch and gain nothing: the weights are read once for so many rows
 /// anyway.
 const CHUNK: usize = 256;
-/// Steps in a slice of the inputs, even: with many rows a panel's slice is used for all of them while it is in the first-level cache.
-const SLICE: usize = 512;
 /// Rows by which the last register tile may be padded, at most.
 const SLACK: usize = 1;
 /// Panels in a task, at most; a multiple of every width of a tile, and of 2 for gates.
 const TASK_PANELS: usize = 16;
-/// Bytes of codes that are unpacked at a time, unless a single group has more: they stay in the first-level cache.
-const UNPACKED: usize = 16 * 1024;
-
 /// One chunk of rows.
 pub(crate) struct Job<'a> {
-    weights: &'a PackedMatrix,
+    pub(crate) weights: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
     /// Rows in register tiles, each `[inputs][rows of the tile]`; nothing where no weights are floats.
-    x: &'a [f32],
+    pub(crate) x: &'a [f32],
     /// The same rows for each grouping of the matrix.
-    steps: &'a [Steps<'a>],
+    pub(crate) steps: &'a [Steps<'a>],
     rows: usize,
-    deal: Deal,
+    pub(crate) deal: Deal,
     task_panels: usize,
     /// Row-major, this chunk's rows only.
     out: Parts<'a, f32>,
     out_width: usize,
-}
-
-/// Panels of one segment, and where their sums are.
-struct Part<'a> {
-    place: &'a Place,
-    first: usize,
-    panels: usize,
-    /// In a row of sums.
-    column: usize,
-}
-
-/// Sums of one task, `[rows][width]`.
-struct Sums<'a> {
-    floats: &'a mut [f32],
-    width: usize,
 }
 
 /// The most rows in a register tile.
@@ -81,202 +58,59 @@ pub(crate) fn tile_rows<L: Lanes>(_: L) -> usize {
     L::ROWS
 }
 
-/// How many tasks so many panels of a segment are.
-fn tasks_of(place: &Place, task_panels: usize) -> usize {
-    place.panels.div_ceil(task_panels)
+impl<'a> Job<'a> {
+    /// How many tasks there are.
+    fn tasks(&self) -> usize {
+        match self.weights.places() {
+            [gate, _] if self.weights.is_gated() => gate.panels.div_ceil(self.task_panels / 2),
+            places => places.iter().map(|place| place.panels.div_ceil(self.task_panels)).sum(),
+        }
+    }
+
+    /// The panels of a task: of one segment, or as many of a gate and of its up.
+    fn parts(&self, mut task: usize) -> (Part<'a>, Option<Part<'a>>) {
+        let weights: &'a PackedMatrix = self.weights;
+        if let ([gate, up], true) = (weights.places(), weights.is_gated()) {
+            let each = self.task_panels / 2;
+            let first = task * each;
+            let panels = each.min(gate.panels - first);
+            let part = |place, column| Part { place, first, panels, column };
+            return (part(gate, 0), Some(part(up, panels * LANES)));
+        }
+        for place in weights.places() {
+            let tasks = place.panels.div_ceil(self.task_panels);
+            if task < tasks {
+                let first = task * self.task_panels;
+                let panels = self.task_panels.min(place.panels - first);
+                return (Part { place, first, panels, column: 0 }, None);
+            }
+            task -= tasks;
+        }
+        unreachable!("a task beyond the last")
+    }
 }
 
-/// Computes one task for all rows, with [`own_floats`] of scratch.
+/// Computes one task for all rows, with scratch for its sums and one slice.
 #[inline(always)]
 pub(crate) fn task<L: Integers>(l: L, job: &Job<'_>, task: usize, scratch: &mut [f32]) {
     let rows = job.deal.padded_rows();
-    let (floats, unpacked) = scratch.split_at_mut(rows * TASK_PANELS * LANES);
-    let places = job.weights.places();
-    if job.weights.is_gated() {
-        let [gate, up] = places else { unreachable!("a gated matrix has two segments") };
-        let each = job.task_panels / 2;
-        let first = task * each;
-        let panels = each.min(gate.panels - first);
-        let mut sums = Sums { floats, width: 2 * panels * LANES };
-        for (place, column) in [(gate, 0), (up, panels * LANES)] {
-            products(l, job, &Part { place, first, panels, column }, &mut sums, unpacked);
-        }
-        let Epilogue::Gated(activation) = job.epilogue else { return };
-        for row in 0..job.rows {
-            let sums = &sums.floats[row * sums.width..][..sums.width];
-            finish_gated(l, job, activation, row, first * LANES, sums);
-        }
-        return;
+    let (floats, slice) = scratch.split_at_mut(rows * TASK_PANELS * LANES);
+    let (part, second) = job.parts(task);
+    let at = part.place.first_output + part.first * LANES;
+    let outputs = part.place.segment.outputs - part.first * LANES;
+    let width = part.panels * LANES * if second.is_some() { 2 } else { 1 };
+    let mut sums = Sums { floats, width };
+    // One place that computes, since every copy of it is a lot of code.
+    for part in [Some(part), second].into_iter().flatten() {
+        products(l, job, &part, &mut sums, slice);
     }
-    let mut task = task;
-    for place in places {
-        let tasks = tasks_of(place, job.task_panels);
-        if task >= tasks {
-            task -= tasks;
-            continue;
-        }
-        let first = task * job.task_panels;
-        let panels = job.task_panels.min(place.panels - first);
-        let mut sums = Sums { floats, width: panels * LANES };
-        products(l, job, &Part { place, first, panels, column: 0 }, &mut sums, unpacked);
-        let outputs = place.segment.outputs - first * LANES;
-        for row in 0..job.rows {
-            let sums = &sums.floats[row * sums.width..][..sums.width.min(outputs)];
-            finish(l, job, row, place.first_output + first * LANES, sums);
-        }
-        return;
-    }
-}
-
-#[inline(always)]
-fn products<L: Integers>(
-    l: L,
-    job: &Job<'_>,
-    part: &Part<'_>,
-    sums: &mut Sums<'_>,
-    unpacked: &mut [f32],
-) {
-    match &part.place.panel {
-        Panel::Float { dtype, elements } => with_element!(*dtype, E => {
-            float_products::<L, E>(l, job, part, *elements, sums);
-        }),
-        Panel::Codes(layout) if layout.format.bits == Bits::Eight => {
-            code_products::<L, false>(l, job, part, layout, sums, &mut []);
-        }
-        Panel::Codes(layout) => {
-            let unpacked = bytemuck::cast_slice_mut(unpacked);
-            code_products::<L, true>(l, job, part, layout, sums, unpacked);
+    for row in 0..job.rows {
+        let sums = &sums.floats[row * width..][..width];
+        match job.epilogue {
+            Epilogue::Gated(activation) => finish_gated(l, job, activation, row, at, sums),
+            _ => finish(l, job, row, at, &sums[..width.min(outputs)]),
         }
     }
-}
-
-#[inline(always)]
-fn float_products<L: Lanes, E: Element>(
-    l: L,
-    job: &Job<'_>,
-    part: &Part<'_>,
-    size: usize,
-    sums: &mut Sums<'_>,
-) {
-    let (inputs, deal, rows) = (job.weights.inputs(), job.deal, job.deal.padded_rows());
-    let panels = part.panels;
-    let weights: &[E] =
-        bytemuck::cast_slice(job.weights.panels(part.place, part.first, part.panels));
-    assert!(
-        sums.floats.len() >= rows * sums.width
-            && part.column + panels * LANES <= sums.width
-            && weights.len() >= panels * size
-            && size >= inputs.next_multiple_of(2) * LANES
-            && job.x.len() >= rows * inputs,
-        "scratch is too small"
-    );
-    // With a single tile nothing is used twice, so the panels are better read in one go.
-    let slice = if deal.tiles() == 1 { inputs.next_multiple_of(2) } else { SLICE };
-    let together = L::panels(deal.each());
-    for k in (0..inputs).step_by(slice) {
-        for panel in (0..panels).step_by(together) {
-            for i in 0..deal.tiles() {
-                let Dealt { first, padded, .. } = deal.tile(i);
-                // SAFETY: the slices above hold `panels` whole panels of `inputs` steps rounded up to even, `rows * inputs`
-                // activations and `rows * width` sums, for padded rows; k is even, so a slice's steps are inside a
-                // panel, and sums are only ours.
-                unsafe {
-                    let tile = Tile {
-                        steps: slice.min(inputs - k),
-                        first: k == 0,
-                        weights: weights.as_ptr().add(panel * size + k * LANES),
-                        panel_stride: size,
-                        x: job.x.as_ptr().add(first * inputs + k * padded),
-                        sums: (sums.floats.as_mut_ptr())
-                            .add(first * sums.width + part.column + panel * LANES),
-                        sums_stride: sums.width,
-                    };
-                    tiles::<L, E, StepMajor<true>>(l, &tile, padded, together.min(panels - panel));
-                }
-            }
-        }
-    }
-}
-
-/// `SMALL`: codes are of fewer than eight bits and are unpacked first.
-#[inline(always)]
-fn code_products<L: Integers, const SMALL: bool>(
-    l: L,
-    job: &Job<'_>,
-    part: &Part<'_>,
-    layout: &CodePanel,
-    sums: &mut Sums<'_>,
-    unpacked: &mut [u8],
-) {
-    let (deal, panels) = (job.deal, part.panels);
-    let (rows, together) = (deal.padded_rows(), L::panels(deal.each()));
-    let Some(steps) = part.place.grouping.and_then(|grouping| job.steps.get(grouping)) else {
-        unreachable!("rows are quantised for every grouping")
-    };
-    let grouping = steps.grouping;
-    let weights = job.weights.panels(part.place, part.first, panels);
-    let slice = groups_together(layout, together);
-    assert!(
-        sums.floats.len() >= rows * sums.width
-            && part.column + panels * LANES <= sums.width
-            && weights.len() >= panels * layout.bytes
-            && layout.grouping == grouping
-            && steps.steps.len() >= rows * grouping.all_steps()
-            && steps.sums.len().min(steps.scales.len()).min(steps.totals.len())
-                >= rows * grouping.groups
-            && (!SMALL || unpacked.len() >= together * slice * grouping.steps * LANES),
-        "scratch is too small"
-    );
-    for begin in (0..grouping.groups).step_by(slice) {
-        let groups = begin..(begin + slice).min(grouping.groups);
-        let (before, here) = (begin * grouping.steps, groups.len() * grouping.steps);
-        for panel in (0..panels).step_by(together) {
-            let width = together.min(panels - panel);
-            let this = &weights[panel * layout.bytes..][..width * layout.bytes];
-            let (mut codes, mut codes_stride) =
-                (this[layout.codes..].as_ptr().wrapping_add(before * LANES), layout.bytes);
-            if SMALL {
-                let blocks = before / BLOCK..(before + here) / BLOCK;
-                for (from, to) in
-                    this.chunks_exact(layout.bytes).zip(unpacked.chunks_exact_mut(here * LANES))
-                {
-                    unpack(l, layout, &from[layout.codes..], blocks.clone(), to);
-                }
-                (codes, codes_stride) = (unpacked.as_ptr(), here * LANES);
-            }
-            for i in 0..deal.tiles() {
-                let Dealt { first, padded, .. } = deal.tile(i);
-                let others = first * grouping.groups + begin * padded;
-                // SAFETY: the slices asserted above hold all steps and groups of padded rows, `panels` whole panels, and the
-                // sums, which are only ours; eight-bit codes are read from the panels, others from what was unpacked, whose
-                // codes are below 64.
-                unsafe {
-                    let at = first * grouping.all_steps() + before * padded;
-                    let tile = CodeTile {
-                        layout,
-                        groups: groups.clone(),
-                        first: begin == 0,
-                        panel: this.as_ptr(),
-                        codes,
-                        codes_stride,
-                        steps: steps.steps.as_ptr().add(at),
-                        step_sums: steps.sums.as_ptr().add(others),
-                        step_scales: steps.scales.as_ptr().add(others),
-                        step_totals: steps.totals.as_ptr().add(others),
-                        sums: (sums.floats.as_mut_ptr())
-                            .add(first * sums.width + part.column + panel * LANES),
-                        sums_stride: sums.width,
-                    };
-                    code_tile::tiles::<L, SMALL>(l, &tile, padded, width);
-                }
-            }
-        }
-    }
-}
-
-/// Groups that are worked on together, so that what is unpacked of so many panels stays in the cache.
-fn groups_together(layout: &CodePanel, panels: usize) -> usize {
-    (UNPACKED / (panels * layout.grouping.steps * LANES)).clamp(1, layout.grouping.groups.max(1))
 }
 
 /// Bias and epilogue of some outputs of one row, from number `at` on.
@@ -360,12 +194,6 @@ fn task_panels(panels: usize, threads: usize) -> usize {
     (panels / (threads * 8)).clamp(4, TASK_PANELS) / 4 * 4
 }
 
-/// Scratch of a thread: sums, and unpacked codes of as many panels as a tile is wide at most.
-fn own_floats(rows: usize, group_steps: usize) -> usize {
-    const WIDEST: usize = 4;
-    rows * TASK_PANELS * LANES + (WIDEST * group_steps * LANES).max(UNPACKED) / size_of::<f32>()
-}
-
 /// The most scratch that [`linear`] asks for with up to `max_rows` rows of up to `max_inputs` inputs, in bytes. For quantised
 /// weights this counts two formats in one matrix, with groups of at least sixteen.
 #[must_use]
@@ -374,7 +202,9 @@ pub fn linear_workspace_bytes(threads: usize, max_rows: usize, max_inputs: usize
     let rows = max_rows.min(CHUNK) + SLACK;
     // A row as floats, and twice as steps: a quarter of that, and three numbers for each sixteen.
     let shared = rows * (max_inputs + 2 * (max_inputs + 1024) / 2);
-    let own = own_floats(rows, max_inputs.next_multiple_of(BLOCK));
+    // The largest slice is one of a single group, of all inputs.
+    let slice = WIDEST * (max_inputs + 64) * LANES + 3 * UNPACKED;
+    let own = rows * TASK_PANELS * LANES + slice / size_of::<f32>();
     scratch_floats(threads, shared, own) * size_of::<f32>()
 }
 
@@ -440,9 +270,9 @@ fn chunk(
     let tiled = if floats && rows > 1 { padded * inputs } else { 0 };
     let coded: Vec<usize> =
         groupings.iter().map(|grouping| steps::scratch_floats(grouping, padded)).collect();
-    let longest = groupings.iter().map(|grouping| grouping.steps).max().unwrap_or(0);
+    let slice = groupings.iter().map(slice_floats).max().unwrap_or(0);
     let shared = tiled + coded.iter().sum::<usize>();
-    ctx.with_scratch(shared, own_floats(padded, longest), |shared, own| {
+    ctx.with_scratch(shared, padded * TASK_PANELS * LANES + slice, |shared, own| {
         let (tiled, mut rest) = shared.split_at_mut(tiled);
         if !tiled.is_empty() {
             tile_rows_of(ctx, x, inputs, deal, tiled);
@@ -467,11 +297,7 @@ fn chunk(
             out,
             out_width,
         };
-        let tasks = match places {
-            [gate, _] if w.is_gated() => tasks_of(gate, task_panels / 2),
-            places => places.iter().map(|place| tasks_of(place, task_panels)).sum(),
-        };
-        team.for_each(tasks, |thread, task| {
+        team.for_each(job.tasks(), |thread, task| {
             // SAFETY: every thread asks for its own.
             isa.linear_task(&job, task, unsafe { own.of(thread) });
         });

@@ -410,7 +410,7 @@ fn any_bytes_are_some_matrix() {
     let mut random = Random(18);
     let (outputs, inputs, rows) = (20, 300, 2);
     let path = std::env::temp_dir().join(format!("folio-garbage-{}", std::process::id()));
-    let garbage: Vec<u8> = (0..1 << 16).map(|_| random.next().to_le_bytes()[0]).collect();
+    let garbage: Vec<u8> = (0..1 << 18).map(|_| random.next().to_le_bytes()[0]).collect();
     std::fs::write(&path, &garbage).unwrap();
     let file = Arc::new(MappedFile::open(&path).unwrap());
     std::fs::remove_file(&path).unwrap();

@@ -69,6 +69,19 @@ impl Integers for Avx2 {
         on_cpu! { let x = _mm256_set1_epi32(x); I(x, x) }
     }
     #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> I {
+        let p = from.as_ptr();
+        on_cpu!(I(_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())))
+    }
+    #[inline(always)]
+    fn store_integers(self, x: I, to: &mut [i32; LANES]) {
+        let p = to.as_mut_ptr();
+        on_cpu! {
+            _mm256_storeu_si256(p.cast(), x.0);
+            _mm256_storeu_si256(p.add(8).cast(), x.1);
+        }
+    }
+    #[inline(always)]
     fn multiply(self, a: I, b: I) -> I {
         on_cpu!(I(_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1)))
     }
@@ -136,7 +149,7 @@ impl Integers for Avx2 {
     }
     #[inline(always)]
     fn splat_steps(self, from: &[i8; STEPS]) -> I {
-        self.splat_integer(i32::from_le_bytes(from.map(i8::cast_unsigned)))
+        self.splat_integer(on_cpu!(from.as_ptr().cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
     fn dot<const SMALL: bool>(self, sums: I, codes: I, steps: I) -> I {

@@ -23,6 +23,14 @@ impl Integers for Avx512 {
         on_cpu!(_mm512_set1_epi32(x))
     }
     #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> __m512i {
+        on_cpu!(_mm512_loadu_si512(from.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn store_integers(self, x: __m512i, to: &mut [i32; LANES]) {
+        on_cpu!(_mm512_storeu_si512(to.as_mut_ptr().cast(), x));
+    }
+    #[inline(always)]
     fn multiply(self, a: __m512i, b: __m512i) -> __m512i {
         on_cpu!(_mm512_mullo_epi32(a, b))
     }
@@ -75,7 +83,7 @@ impl Integers for Avx512 {
     }
     #[inline(always)]
     fn splat_steps(self, from: &[i8; STEPS]) -> __m512i {
-        on_cpu!(_mm512_set1_epi32(i32::from_le_bytes(from.map(i8::cast_unsigned))))
+        on_cpu!(_mm512_set1_epi32(from.as_ptr().cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
     fn dot<const SMALL: bool>(self, sums: __m512i, codes: __m512i, steps: __m512i) -> __m512i {

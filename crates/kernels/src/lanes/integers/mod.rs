@@ -30,6 +30,8 @@ pub(crate) trait Integers: Lanes {
     const OFFSET: i32;
 
     fn splat_integer(self, x: i32) -> Self::I;
+    fn load_integers(self, from: &[i32; LANES]) -> Self::I;
+    fn store_integers(self, x: Self::I, to: &mut [i32; LANES]);
     fn multiply(self, a: Self::I, b: Self::I) -> Self::I;
     fn subtract(self, a: Self::I, b: Self::I) -> Self::I;
     fn to_float(self, a: Self::I) -> Self::V;

@@ -48,6 +48,21 @@ impl Integers for Neon {
         on_cpu!([vdupq_n_s32(x); 4])
     }
     #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> I {
+        let p = from.as_ptr();
+        on_cpu!([vld1q_s32(p), vld1q_s32(p.add(4)), vld1q_s32(p.add(8)), vld1q_s32(p.add(12))])
+    }
+    #[inline(always)]
+    fn store_integers(self, x: I, to: &mut [i32; LANES]) {
+        let p = to.as_mut_ptr();
+        on_cpu! {
+            vst1q_s32(p, x[0]);
+            vst1q_s32(p.add(4), x[1]);
+            vst1q_s32(p.add(8), x[2]);
+            vst1q_s32(p.add(12), x[3]);
+        }
+    }
+    #[inline(always)]
     fn multiply(self, a: I, b: I) -> I {
         on_cpu!(std::array::from_fn(|i| vmulq_s32(a[i], b[i])))
     }
@@ -123,8 +138,10 @@ impl Integers for Neon {
     }
     #[inline(always)]
     fn splat_steps(self, from: &[i8; STEPS]) -> C {
-        let four = u32::from_le_bytes(from.map(i8::cast_unsigned));
-        on_cpu!([vreinterpretq_u8_u32(vdupq_n_u32(four)); 4])
+        on_cpu! {
+            let four = from.as_ptr().cast::<u32>().read_unaligned();
+            [vreinterpretq_u8_u32(vdupq_n_u32(four)); 4]
+        }
     }
     #[inline(always)]
     fn dot<const SMALL: bool>(self, sums: I, codes: C, steps: C) -> I {

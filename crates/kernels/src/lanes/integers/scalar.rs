@@ -16,6 +16,14 @@ impl Integers for Scalar {
         [x; LANES]
     }
     #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> I {
+        *from
+    }
+    #[inline(always)]
+    fn store_integers(self, x: I, to: &mut [i32; LANES]) {
+        *to = x;
+    }
+    #[inline(always)]
     fn multiply(self, a: I, b: I) -> I {
         std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
     }
@@ -62,7 +70,8 @@ impl Integers for Scalar {
     fn splat_steps(self, from: &[i8; STEPS]) -> C {
         std::array::from_fn(|i| from[i % STEPS].cast_unsigned())
     }
-    #[inline(always)]
+    // Sixty-four products: not worth copying into every kernel.
+    #[inline(never)]
     fn dot<const SMALL: bool>(self, sums: I, codes: C, steps: C) -> I {
         let product = |i: usize| i32::from(codes[i]) * i32::from(steps[i].cast_signed());
         std::array::from_fn(|i| {

@@ -1,0 +1,219 @@
+//! Rows times the panels of a task: the blocking of linear layers.
+
+use std::ops::Range;
+
+use crate::code_tile::{self, CodeTile, Terms, read_terms, unpack};
+use crate::codes::Bits;
+use crate::dtype::{Element, with_element};
+use crate::format::{BLOCK, CodePanel, Grouping, Panel};
+use crate::lanes::integers::Integers;
+use crate::lanes::{LANES, Lanes};
+use crate::linear::Job;
+use crate::pack::Place;
+use crate::tile::{Dealt, StepMajor, Tile, tiles};
+
+/// Steps in a slice of the inputs, even: with many rows a panel's slice is used for all of them while it is in the first-level cache.
+const SLICE: usize = 512;
+/// Bytes of codes that are unpacked at a time, unless a single group has more: they stay in the first-level cache.
+pub(crate) const UNPACKED: usize = 16 * 1024;
+
+/// Panels of one segment, and where their sums are.
+pub(crate) struct Part<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) first: usize,
+    pub(crate) panels: usize,
+    /// In a row of sums.
+    pub(crate) column: usize,
+}
+
+/// Sums of one task, `[rows][width]`.
+pub(crate) struct Sums<'a> {
+    pub(crate) floats: &'a mut [f32],
+    pub(crate) width: usize,
+}
+
+#[inline(always)]
+pub(crate) fn products<L: Integers>(
+    l: L,
+    job: &Job<'_>,
+    part: &Part<'_>,
+    sums: &mut Sums<'_>,
+    scratch: &mut [f32],
+) {
+    match &part.place.panel {
+        Panel::Float { dtype, elements } => with_element!(*dtype, E => {
+            float_products::<L, E>(l, job, part, *elements, sums);
+        }),
+        Panel::Codes(layout) if layout.format.bits == Bits::Eight => {
+            code_products::<L, false>(l, job, part, layout, sums, scratch);
+        }
+        Panel::Codes(layout) => {
+            code_products::<L, true>(l, job, part, layout, sums, scratch);
+        }
+    }
+}
+
+#[inline(always)]
+fn float_products<L: Lanes, E: Element>(
+    l: L,
+    job: &Job<'_>,
+    part: &Part<'_>,
+    size: usize,
+    sums: &mut Sums<'_>,
+) {
+    let (inputs, deal, rows) = (job.weights.inputs(), job.deal, job.deal.padded_rows());
+    let panels = part.panels;
+    let weights: &[E] =
+        bytemuck::cast_slice(job.weights.panels(part.place, part.first, part.panels));
+    assert!(
+        sums.floats.len() >= rows * sums.width
+            && part.column + panels * LANES <= sums.width
+            && weights.len() >= panels * size
+            && size >= inputs.next_multiple_of(2) * LANES
+            && job.x.len() >= rows * inputs,
+        "scratch is too small"
+    );
+    // With a single tile nothing is used twice, so the panels are better read in one go.
+    let slice = if deal.tiles() == 1 { inputs.next_multiple_of(2) } else { SLICE };
+    let together = L::panels(deal.each());
+    for k in (0..inputs).step_by(slice) {
+        for panel in (0..panels).step_by(together) {
+            for i in 0..deal.tiles() {
+                let Dealt { first, padded, .. } = deal.tile(i);
+                // SAFETY: the slices above hold `panels` whole panels of `inputs` steps rounded up to even, `rows * inputs`
+                // activations and `rows * width` sums, for padded rows; k is even, so a slice's steps are inside a
+                // panel, and sums are only ours.
+                unsafe {
+                    let tile = Tile {
+                        steps: slice.min(inputs - k),
+                        first: k == 0,
+                        weights: weights.as_ptr().add(panel * size + k * LANES),
+                        panel_stride: size,
+                        x: job.x.as_ptr().add(first * inputs + k * padded),
+                        sums: (sums.floats.as_mut_ptr())
+                            .add(first * sums.width + part.column + panel * LANES),
+                        sums_stride: sums.width,
+                    };
+                    tiles::<L, E, StepMajor<true>>(l, &tile, padded, together.min(panels - panel));
+                }
+            }
+        }
+    }
+}
+
+/// `SMALL`: codes are of fewer than eight bits and are unpacked first.
+#[inline(always)]
+fn code_products<L: Integers, const SMALL: bool>(
+    l: L,
+    job: &Job<'_>,
+    part: &Part<'_>,
+    layout: &CodePanel,
+    sums: &mut Sums<'_>,
+    scratch: &mut [f32],
+) {
+    let (deal, panels) = (job.deal, part.panels);
+    let (rows, together) = (deal.padded_rows(), L::panels(deal.each()));
+    let Some(steps) = part.place.grouping.and_then(|grouping| job.steps.get(grouping)) else {
+        unreachable!("rows are quantised for every grouping")
+    };
+    let grouping = steps.grouping;
+    let weights = job.weights.panels(part.place, part.first, panels);
+    let slice = groups_together(&grouping, together);
+    let (terms, unpacked) = scratch.split_at_mut(together * slice * size_of::<Terms>() / 4);
+    let terms: &mut [Terms] = bytemuck::cast_slice_mut(terms);
+    let unpacked: &mut [u8] = bytemuck::cast_slice_mut(unpacked);
+    assert!(
+        sums.floats.len() >= rows * sums.width
+            && part.column + panels * LANES <= sums.width
+            && weights.len() >= panels * layout.bytes
+            && layout.grouping == grouping
+            && steps.steps.len() >= rows * grouping.all_steps()
+            && steps.sums.len().min(steps.scales.len()).min(steps.totals.len())
+                >= rows * grouping.groups
+            && unpacked.len() >= together * slice * grouping.steps * LANES,
+        "scratch is too small"
+    );
+    for begin in (0..grouping.groups).step_by(slice) {
+        let groups = begin..(begin + slice).min(grouping.groups);
+        let before = begin * grouping.steps;
+        for panel in (0..panels).step_by(together) {
+            let width = together.min(panels - panel);
+            let this = &weights[panel * layout.bytes..][..width * layout.bytes];
+            let (codes, codes_stride) =
+                prepare::<L, SMALL>(l, layout, this, groups.clone(), terms, unpacked);
+            for i in 0..deal.tiles() {
+                let Dealt { first, padded, .. } = deal.tile(i);
+                let others = first * grouping.groups + begin * padded;
+                // SAFETY: the slices asserted above hold all steps and groups of padded rows, and the sums, which are only
+                // ours; terms and unpacked codes, which are below 64, were just written for `width` panels; eight-bit
+                // codes are read from the panels.
+                unsafe {
+                    let tile = CodeTile {
+                        groups: groups.len(),
+                        steps: grouping.steps,
+                        minima: layout.format.scaling.has_minima(),
+                        first: begin == 0,
+                        terms: terms.as_ptr(),
+                        codes,
+                        codes_stride,
+                        x: steps.steps.as_ptr().add(first * grouping.all_steps() + before * padded),
+                        step_sums: steps.sums.as_ptr().add(others),
+                        step_scales: steps.scales.as_ptr().add(others),
+                        step_totals: steps.totals.as_ptr().add(others),
+                        sums: (sums.floats.as_mut_ptr())
+                            .add(first * sums.width + part.column + panel * LANES),
+                        sums_stride: sums.width,
+                    };
+                    code_tile::tiles::<L, SMALL>(l, &tile, padded, width);
+                }
+            }
+        }
+    }
+}
+
+/// Reads the terms of some groups of some panels, and unpacks their codes unless they are bytes already. Returns where the codes
+/// are, and how far it is from panel to panel.
+#[inline(always)]
+fn prepare<L: Integers, const SMALL: bool>(
+    l: L,
+    layout: &CodePanel,
+    panels: &[u8],
+    groups: Range<usize>,
+    terms: &mut [Terms],
+    unpacked: &mut [u8],
+) -> (*const u8, usize) {
+    let offset = if SMALL { 0 } else { L::OFFSET };
+    let (before, here) =
+        (groups.start * layout.grouping.steps, groups.len() * layout.grouping.steps);
+    for (p, panel) in panels.chunks_exact(layout.bytes).enumerate() {
+        let out = &mut terms[p * groups.len()..][..groups.len()];
+        read_terms(l, layout, panel, groups.clone(), offset, out);
+        if SMALL {
+            let blocks = before / BLOCK..(before + here) / BLOCK;
+            let out = &mut unpacked[p * here * LANES..][..here * LANES];
+            unpack(l, layout, &panel[layout.codes..], blocks, out);
+        }
+    }
+    if SMALL {
+        (unpacked.as_ptr(), here * LANES)
+    } else {
+        (panels[layout.codes + before * LANES..].as_ptr(), layout.bytes)
+    }
+}
+
+/// Groups that are worked on together, so that what is unpacked of so many panels stays in the cache.
+fn groups_together(grouping: &Grouping, panels: usize) -> usize {
+    (UNPACKED / (panels * grouping.steps * LANES)).clamp(1, grouping.groups.max(1))
+}
+
+/// The widest tile, in panels.
+pub(crate) const WIDEST: usize = 4;
+
+/// Floats of scratch for the terms and the unpacked codes of one slice.
+pub(crate) fn slice_floats(grouping: &Grouping) -> usize {
+    let each = |panels: usize| {
+        let groups = panels * groups_together(grouping, panels);
+        groups * (size_of::<Terms>() + grouping.steps * LANES) / size_of::<f32>()
+    };
+    [1, 2, WIDEST].into_iter().map(each).max().unwrap_or(0)
+}
