@@ -30,13 +30,31 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Continue a text on the terminal
     Complete(CompleteArgs),
+    /// Fetch a model from the Hugging Face hub into its cache, and print where it is
+    Pull(PullArgs),
+    /// Measure this machine, a model on it, or a running server
+    Bench(crate::bench::args::BenchArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PullArgs {
+    /// ORG/NAME; ORG/NAME:FILE.gguf or ORG/NAME:Q4_K_M for one GGUF among several
+    pub(crate) model: String,
+
+    /// Branch, tag or commit; default: main
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
 }
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json) or GGUF file; without one, the built-in demo
-    /// model
+    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json), GGUF file, or a model of the Hugging Face hub:
+    /// ORG/NAME, ORG/NAME:FILE.gguf; without one, the built-in demo model
     pub(crate) model: Option<PathBuf>,
+
+    /// Branch, tag or commit of a model from the hub; default: main
+    #[arg(long, value_name = "REVISION", requires = "model")]
+    pub(crate) revision: Option<String>,
 
     /// Type the weights are kept in, as far as they are floats
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
@@ -93,9 +111,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) max_num_seqs: u32,
 
-    /// Most tokens computed in one step; longer prompts are cut into chunks
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub(crate) max_num_batched_tokens: u32,
+    /// Most tokens computed in one step; longer prompts are cut into chunks. auto: measure this machine, and take what it
+    /// computes in about a quarter of a second, so that nobody waits longer for the next token
+    #[arg(long, value_name = "TOKENS", default_value = "auto", value_parser = step_tokens)]
+    pub(crate) max_num_batched_tokens: StepTokens,
 
     /// Share the KV of equal prompt beginnings (the default)
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
@@ -193,6 +212,12 @@ pub(crate) enum BlockSize {
     Tokens(usize),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepTokens {
+    Auto,
+    Tokens(usize),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PreemptionMode {
     Auto,
@@ -237,6 +262,15 @@ fn quantization(text: &str) -> Result<Quantization, String> {
         "int4-g32" => Ok(Quantization::Int4 { group: 32 }),
         _ => Err("is not int8, int4, int4-g64 or int4-g32".to_owned()),
     }
+}
+
+/// `512`, `auto`.
+fn step_tokens(text: &str) -> Result<StepTokens, String> {
+    if text == "auto" {
+        return Ok(StepTokens::Auto);
+    }
+    let tokens = text.parse().ok().filter(|tokens| (1..=65536).contains(tokens));
+    tokens.map(StepTokens::Tokens).ok_or_else(|| format!("{text} is not in 1..=65536 and not auto"))
 }
 
 /// `161,338`.
@@ -343,6 +377,11 @@ mod tests {
     fn block_sizes_and_lengths_are_bounded() {
         assert_eq!(block_size("auto"), Ok(BlockSize::Auto));
         assert_eq!(block_size("256"), Ok(BlockSize::Tokens(256)));
+        assert_eq!(step_tokens("auto"), Ok(StepTokens::Auto));
+        assert_eq!(step_tokens("65536"), Ok(StepTokens::Tokens(65536)));
+        for bad in ["", "0", "65537", "-1", "Auto"] {
+            assert!(step_tokens(bad).is_err(), "{bad:?}");
+        }
         assert_eq!(lengths("161, 338"), Ok(Lengths::SHAREGPT));
         for bad in ["", "0", "257", "-1", "automatic", "8.0"] {
             assert!(block_size(bad).is_err(), "{bad:?}");

@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod builtin;
+mod hub;
 mod machine;
 mod pins;
 mod serve;
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Chat(args)) => terminal::chat(&args),
         Some(Command::Complete(args)) => terminal::complete(&args),
+        Some(Command::Pull(args)) => hub::pull(&args),
+        Some(Command::Bench(args)) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,7 +22,6 @@ const HTTP_THREADS: usize = 2;
 /// # Errors
 /// When it cannot start, or had to cut requests off at its end.
 pub(crate) fn run(args: ServeArgs) -> Result<()> {
-    let settings = Settings::new(&args.model, args.max_num_queued_reqs)?;
     let address = SocketAddr::new(args.host, args.port);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(HTTP_THREADS)
@@ -30,11 +29,12 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the HTTP threads")?;
-    // The port is taken before the weights are loaded, so that a wrong one is told at once.
+    // The port is taken before weights are fetched and loaded, so that a wrong one is told at once.
     let listener = runtime.block_on(TcpListener::bind(address)).with_context(|| {
         format!("cannot listen on {address}; choose another --port, or --port 0 for any free one")
     })?;
     let address = listener.local_addr()?;
+    let settings = Settings::new(&args.model, args.max_num_queued_reqs)?;
     let running = startup::start(&settings, true)?;
     let config = config(args, &settings, &running);
     let texts = ModelTexts {

@@ -7,20 +7,28 @@ use folio_core::schedule::PreemptionMode;
 use folio_model::block_size::Lengths;
 use folio_model::{Dtype, Isa, MemoryRequest, ModelSource, SwapRequest};
 
-use crate::args::{self, BlockSize, ModelArgs};
-use crate::{builtin, machine, trace};
+use crate::args::{self, BlockSize, ModelArgs, StepTokens};
+use crate::hub::Located;
+use crate::{builtin, hub, machine, trace};
 
 /// Where the system does not tell how much memory is free, this much is assumed to be.
 const ASSUMED_MEMORY: u64 = 4 << 30;
+
+/// The size of a step where it is to be chosen, until it is.
+const UNMEASURED_STEP_TOKENS: usize = 512;
 
 /// How a model is to be run.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) source: ModelSource,
-    /// Without the lengths of pinned prefixes, which take the model's tokenizer.
+    /// What the hub calls the model, if it comes from there.
+    pub(crate) name: Option<String>,
+    /// Without the lengths of pinned prefixes, which take the model's tokenizer, and without what is measured at start.
     pub(crate) memory: MemoryRequest<'static>,
     /// The requests for which a block size is to be chosen, if one is.
     pub(crate) expected: Option<Vec<Lengths>>,
+    /// Whether the size of a step is to be chosen.
+    pub(crate) choose_step_tokens: bool,
     pub(crate) swap_dir: Option<PathBuf>,
     pub(crate) preemption: PreemptionMode,
     pub(crate) pin_prefix: Vec<PathBuf>,
@@ -32,10 +40,6 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn new(args: &ModelArgs, max_queued: u32) -> Result<Self> {
-        let source = match &args.model {
-            Some(path) => ModelSource::at(path.clone()),
-            None => ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES },
-        };
         let prefix_caching = !args.no_enable_prefix_caching;
         ensure!(
             prefix_caching || args.pin_prefix.is_empty(),
@@ -52,17 +56,25 @@ impl Settings {
             available_bytes: machine::available_memory().unwrap_or(ASSUMED_MEMORY),
             max_model_len: args.max_model_len.map(|len| len as usize),
             max_num_seqs: args.max_num_seqs as usize,
-            max_num_batched_tokens: args.max_num_batched_tokens as usize,
+            max_num_batched_tokens: match args.max_num_batched_tokens {
+                StepTokens::Auto => UNMEASURED_STEP_TOKENS,
+                StepTokens::Tokens(tokens) => tokens,
+            },
             threads: args.threads.map_or_else(machine::threads, |threads| threads as usize),
             swap,
             pinned_prefixes: &[],
         };
+        let isa = isa()?;
+        // Last, because it may take long to fetch.
+        let (source, name) = source(args)?;
         Ok(Self {
             source,
+            name,
             memory,
-            isa: isa()?,
+            isa,
             prefix_caching,
             expected,
+            choose_step_tokens: args.max_num_batched_tokens == StepTokens::Auto,
             swap_dir: swap.and(args.swap_dir.clone()),
             preemption: match args.preemption_mode {
                 args::PreemptionMode::Auto => PreemptionMode::Auto,
@@ -74,6 +86,15 @@ impl Settings {
             seed: args.seed,
         })
     }
+}
+
+/// The model's files, fetched if need be, and its name on the hub.
+fn source(args: &ModelArgs) -> Result<(ModelSource, Option<String>)> {
+    let Some(model) = &args.model else {
+        return Ok((ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES }, None));
+    };
+    let Located { path, name } = hub::locate(model, args.revision.as_deref())?;
+    Ok((ModelSource::at(path), name))
 }
 
 /// The block size, or the lengths to choose it for.

@@ -9,10 +9,13 @@ use folio_core::ids::Token;
 use folio_core::kv::{Config, Manager};
 use folio_core::params::GenerationDefaults;
 use folio_core::schedule::{Limits, Scheduler};
-use folio_engine::{EngineConfig, EngineThread, Handle};
+use folio_engine::{EngineConfig, EngineThread, Handle, Observer};
 use folio_model::block_size::{self, Lengths, Trial};
+use folio_model::step_tokens;
 use folio_model::swap::SwapRates;
-use folio_model::{Checkpoint, LoadOptions, MemoryPlan, MemoryRequest, SwapStore};
+use folio_model::{
+    Checkpoint, Isa, LoadOptions, MemoryPlan, MemoryRequest, ModelSpec, Profile, SwapStore,
+};
 use folio_text::{ChatTemplate, Tokenizer, TokenizerConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -32,13 +35,27 @@ pub(crate) struct Running {
     pub(crate) name: String,
     pub(crate) eos: Vec<Token>,
     pub(crate) defaults: GenerationDefaults,
+    pub(crate) spec: ModelSpec,
+    pub(crate) isa: Isa,
     pub(crate) plan: MemoryPlan,
 }
 
 /// Opens, plans, loads and starts. `verbose` prints the plan to standard error.
 pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
+    start_observed(settings, verbose, None, ())
+}
+
+/// Like [`start`], with an executor whose operations are timed to `profile`, if there is one, and an engine that tells
+/// `observer` how far each step has come.
+pub(crate) fn start_observed(
+    settings: &Settings,
+    verbose: bool,
+    profile: Option<Profile>,
+    observer: impl Observer,
+) -> Result<Running> {
     let began = Instant::now();
     let checkpoint = Checkpoint::open(&settings.source).context("cannot serve this model")?;
+    let name = settings.name.clone().unwrap_or_else(|| checkpoint.name());
     let (tokenizer, template) = texts(&checkpoint)?;
     let mut pins = Pins::read(&settings.pin_prefix, &tokenizer)?;
     let lengths = pins.lengths();
@@ -46,16 +63,20 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
     if let Some(expected) = &settings.expected {
         request.block_size = choose_block_size(&checkpoint, settings, expected, verbose)?;
     }
+    if settings.choose_step_tokens {
+        request.max_num_batched_tokens = choose_step_tokens(&checkpoint, settings)?;
+    }
     let plan = MemoryPlan::compute(&checkpoint, &request)?;
     pins.cut(plan.block_size)?;
     let (swap, rates) = swap_store(&plan, settings)?.unzip();
     if verbose {
-        let name = checkpoint.name();
         eprint!("{}", tables::plan(&name, &plan, settings, swap.as_ref().zip(rates)));
     }
-    let executor = load(&checkpoint, &plan, settings, swap)?;
+    let options = LoadOptions { isa: settings.isa, swap, profile };
+    let executor = load(&checkpoint, &plan, options)?;
     let scheduler = scheduler(&checkpoint, &plan, settings)?;
-    let (engine, thread) = folio_engine::start(scheduler, executor, EngineConfig::default())
+    let config = EngineConfig::default();
+    let (engine, thread) = folio_engine::start_observed(scheduler, executor, config, observer)
         .context("cannot start the engine's thread")?;
     pins.compute(&engine)?;
     if verbose {
@@ -66,9 +87,11 @@ pub(crate) fn start(settings: &Settings, verbose: bool) -> Result<Running> {
         thread,
         tokenizer,
         template,
-        name: checkpoint.name(),
+        name,
         eos: checkpoint.eos().to_vec(),
         defaults: checkpoint.generation_defaults(),
+        spec: checkpoint.spec().clone(),
+        isa: settings.isa,
         plan,
     })
 }
@@ -93,6 +116,18 @@ fn choose_block_size(
         eprint!("{}", tables::block_sizes(&candidates, chosen, expected));
     }
     Ok(chosen)
+}
+
+/// Measures the machine and chooses.
+fn choose_step_tokens(checkpoint: &Checkpoint, settings: &Settings) -> Result<usize> {
+    let memory = &settings.memory;
+    let trial = step_tokens::Trial {
+        spec: checkpoint.spec(),
+        dtype: memory.dtype.unwrap_or(checkpoint.stored_dtype()),
+        threads: memory.threads,
+        isa: settings.isa,
+    };
+    Ok(step_tokens::choose(trial.run()?, memory.max_num_seqs))
 }
 
 /// The swap space of the plan, if it has one, and how fast it is.
@@ -172,13 +207,11 @@ pub(crate) fn template(config: &TokenizerConfig) -> Result<Option<ChatTemplate>>
 fn load(
     checkpoint: &Checkpoint,
     plan: &MemoryPlan,
-    settings: &Settings,
-    swap: Option<SwapStore>,
+    options: LoadOptions,
 ) -> Result<Box<dyn folio_core::exec::Executor>> {
     let style =
         ProgressStyle::with_template("loading weights {bar:32} {bytes}/{total_bytes}  {eta}")?;
     let bar = ProgressBar::new(plan.weight_bytes).with_style(style);
-    let options = LoadOptions { isa: settings.isa, swap };
     let executor = folio_model::load(checkpoint, plan, options, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);

@@ -22,8 +22,9 @@ pub(crate) fn plan(
         let _ = writeln!(out, "  {what:<12} {:>10}  {note}", size(bytes));
     };
     row("weights", plan.weight_bytes, weights.clone());
+    let measured = if settings.choose_step_tokens { " (measured)" } else { "" };
     let steps = format!(
-        "steps of up to {} tokens, {} sequences",
+        "steps of up to {} tokens{measured}, {} sequences",
         plan.max_num_batched_tokens, plan.max_num_seqs
     );
     row("activations", plan.activation_bytes + plan.workspace_bytes, steps);

@@ -16,9 +16,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the binary with `flags` after `serve` and waits until it says its address.
     pub(crate) fn start(flags: &[&str]) -> Self {
+        Self::start_in(flags, &[])
+    }
+
+    /// The same with these environment variables.
+    pub(crate) fn start_in(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
             .args(["serve", "--port", "0"])
             .args(flags)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()

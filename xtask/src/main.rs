@@ -5,6 +5,7 @@
 mod clients;
 mod deny;
 mod metadata;
+mod peers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -15,10 +16,11 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask <chore>
 
-  test      everything below and every test; what CI runs
-  check     formatting, lints, house rules, dependencies: the quick part
-  deny      dependency bans and licences (deny.toml)
-  clients   the official OpenAI client against the built binary (installs it into target/venv)
+  test         check, clients and every test; what CI runs
+  check        formatting, lints, house rules, dependencies: the quick part
+  deny         dependency bans and licences (deny.toml)
+  clients      the official OpenAI client against the built binary (installs it into target/venv)
+  bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them
 ";
 
 fn main() -> ExitCode {
@@ -28,6 +30,9 @@ fn main() -> ExitCode {
         Some("check") => check(),
         Some("deny") => deny::check(&root()),
         Some("clients") => clients::check(&root()),
+        Some("bench") if std::env::args().nth(2).as_deref() == Some("peers") => {
+            peers::run(&root(), std::env::args().skip(3))
+        }
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

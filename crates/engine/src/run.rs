@@ -19,6 +19,7 @@ use folio_core::schedule::Scheduler;
 use crate::config::{Checks, EngineConfig};
 use crate::costs::CostMeter;
 use crate::inbox::{Arriving, Door, Inspector, Message};
+use crate::observe::{Observer, Part};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::streams::{Streams, send};
@@ -37,8 +38,9 @@ pub(crate) enum Occasion {
 }
 
 /// What the thread owns.
-pub(crate) struct Engine<M: KvMemory> {
+pub(crate) struct Engine<M: KvMemory, O: Observer> {
     pub(crate) scheduler: Scheduler<M>,
+    observer: O,
     executor: Box<dyn Executor>,
     shared: Arc<Shared>,
     config: EngineConfig,
@@ -53,15 +55,17 @@ pub(crate) struct Engine<M: KvMemory> {
     messages: Vec<Message>,
 }
 
-impl<M: KvMemory> Engine<M> {
+impl<M: KvMemory, O: Observer> Engine<M, O> {
     pub(crate) fn new(
         scheduler: Scheduler<M>,
+        observer: O,
         executor: Box<dyn Executor>,
         shared: Arc<Shared>,
         config: EngineConfig,
     ) -> Self {
         let engine = Self {
             scheduler,
+            observer,
             executor,
             shared,
             config,
@@ -91,7 +95,9 @@ impl<M: KvMemory> Engine<M> {
             if door >= Door::Aborting {
                 return Ok(());
             }
+            self.observer.began();
             self.receive();
+            self.observer.ended(Part::Receive);
             if !self.scheduler.is_idle() {
                 self.step()?;
             } else if door == Door::Draining {
@@ -197,9 +203,11 @@ impl<M: KvMemory> Engine<M> {
             // Nothing but a bug plans nothing while there is work. Waiting would be a hang.
             return if self.scheduler.is_idle() { Ok(()) } else { Err(EngineError::Stuck) };
         }
+        self.observer.ended(Part::Schedule);
         let started = Instant::now();
         let result = self.execute();
         let took = started.elapsed();
+        self.observer.ended(Part::Execute);
         let failed = result.is_err();
         match &result {
             Ok(()) => {
@@ -216,11 +224,14 @@ impl<M: KvMemory> Engine<M> {
                 self.scheduler.fail(&self.plan, &mut self.events);
             }
         }
+        self.observer.ended(Part::Commit);
         self.numbers.record_step(self.plan.tokens.len(), took, failed);
         self.streams.release(&self.events);
         self.publish();
         self.shared.progress.mark();
         self.streams.deliver(&mut self.events, began, Instant::now());
+        self.observer.ended(Part::Publish);
+        self.observer.finished(self.plan.tokens.len(), self.plan.rows.len());
         self.check(Occasion::Step)?;
         match result {
             Err(last) if self.failed_in_a_row >= self.config.max_failed_steps => {

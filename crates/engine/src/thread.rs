@@ -16,6 +16,7 @@ use folio_core::schedule::Scheduler;
 use crate::config::EngineConfig;
 use crate::handle::Handle;
 use crate::inbox::Door;
+use crate::observe::Observer;
 use crate::run::{Engine, Occasion};
 use crate::shared::Shared;
 use crate::update::Cause;
@@ -76,9 +77,22 @@ pub fn start<M: KvMemory + Send + 'static>(
     executor: Box<dyn Executor>,
     config: EngineConfig,
 ) -> io::Result<(Handle, EngineThread)> {
+    start_observed(scheduler, executor, config, ())
+}
+
+/// Like [`start`], with somebody who is told how far each step has come.
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub fn start_observed<M: KvMemory + Send + 'static>(
+    scheduler: Scheduler<M>,
+    executor: Box<dyn Executor>,
+    config: EngineConfig,
+    observer: impl Observer,
+) -> io::Result<(Handle, EngineThread)> {
     let shared = Arc::new(Shared::new(scheduler.admission().clone(), config.stall_after));
     let handle = Handle::new(Arc::clone(&shared));
-    let engine = Engine::new(scheduler, executor, Arc::clone(&shared), config);
+    let engine = Engine::new(scheduler, observer, executor, Arc::clone(&shared), config);
     let thread = std::thread::Builder::new()
         .name("folio-engine".to_owned())
         .spawn(move || live(engine, &shared))?;
@@ -86,7 +100,10 @@ pub fn start<M: KvMemory + Send + 'static>(
 }
 
 /// The thread from its first instruction to its last.
-fn live<M: KvMemory>(mut engine: Engine<M>, shared: &Shared) -> Result<(), EngineError> {
+fn live<M: KvMemory, O: Observer>(
+    mut engine: Engine<M, O>,
+    shared: &Shared,
+) -> Result<(), EngineError> {
     // Whatever happens below, nobody may wait for this thread once it is gone.
     let _bolt = Bolt(shared);
     let result = guarded(|| engine.run());

@@ -22,23 +22,47 @@ pub enum Form {
     Gated,
 }
 
-/// A matrix and its bias.
-pub struct Linear<B: Backend> {
-    /// `[outputs, inputs]`
-    pub matrix: B::Matrix,
-    /// `[outputs]`
-    pub bias: Option<B::Vector>,
+/// What a linear layer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// To queries, keys and values.
+    Qkv,
+    /// From attention back to the residual stream.
+    Output,
+    /// Into the middle of the MLP.
+    Up,
+    /// Out of it.
+    Down,
+    /// To the vocabulary.
+    Logits,
 }
 
-/// A norm: kind, constant and vectors.
-pub struct Norm<B: Backend> {
+/// A matrix `[outputs, inputs]`, its bias, and what they are for. [`Linear`] is that of a backend.
+pub struct LinearWeights<M, V> {
+    /// What it is for.
+    pub role: Role,
+    /// `[outputs, inputs]`
+    pub matrix: M,
+    /// `[outputs]`
+    pub bias: Option<V>,
+}
+
+/// A linear layer of a backend. It depends on nothing but the backend's weights, so that a backend around another one
+/// shares them.
+pub type Linear<B> = LinearWeights<<B as Backend>::Matrix, <B as Backend>::Vector>;
+
+/// A norm: kind, constant and vectors. [`Norm`] is that of a backend.
+pub struct NormWeights<V> {
     /// Kind and constant.
     pub spec: NormSpec,
     /// Multiplied.
-    pub weight: B::Vector,
+    pub weight: V,
     /// Added.
-    pub bias: Option<B::Vector>,
+    pub bias: Option<V>,
 }
+
+/// A norm of a backend.
+pub type Norm<B> = NormWeights<<B as Backend>::Vector>;
 
 /// Size of the paged cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,7 @@ mod load;
 mod memory;
 pub mod names;
 mod ops;
+pub mod profile;
 pub mod rope;
 mod runner;
 pub mod sample;
@@ -29,6 +30,7 @@ mod scratch;
 mod sizes;
 mod source;
 pub mod spec;
+pub mod step_tokens;
 pub mod swap;
 pub mod weights;
 
@@ -40,6 +42,7 @@ pub use crate::cpu::Cpu;
 pub use crate::error::ModelError;
 pub use crate::load::Progress;
 pub use crate::memory::{DoesNotFit, MemoryPlan, MemoryRequest, SwapRequest};
+pub use crate::profile::Profile;
 pub use crate::runner::Runner;
 pub use crate::source::{EmbeddedFiles, ModelSource};
 pub use crate::spec::ModelSpec;
@@ -55,6 +58,8 @@ pub struct LoadOptions {
     pub isa: Isa,
     /// Where blocks are swapped to, if anywhere.
     pub swap: Option<SwapStore>,
+    /// Where the operations are timed to, if they are.
+    pub profile: Option<Profile>,
 }
 
 /// Loads the model on the CPU, with the plan's threads; `progress` is told after every layer.
@@ -67,9 +72,25 @@ pub fn load(
     options: LoadOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Box<dyn Executor>, ModelError> {
-    let cpu = Cpu::new(plan.threads, options.isa)?;
-    let runner = Runner::load(cpu, checkpoint, plan, progress)?;
-    Ok(Box::new(match options.swap {
+    let LoadOptions { isa, swap, profile } = options;
+    let cpu = Cpu::new(plan.threads, isa)?;
+    match profile {
+        None => executor(cpu, checkpoint, plan, swap, progress),
+        Some(profile) => {
+            executor(profile::Profiled::new(cpu, profile), checkpoint, plan, swap, progress)
+        }
+    }
+}
+
+fn executor<B: backend::Backend + 'static>(
+    backend: B,
+    checkpoint: &Checkpoint,
+    plan: &MemoryPlan,
+    swap: Option<SwapStore>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Box<dyn Executor>, ModelError> {
+    let runner = Runner::load(backend, checkpoint, plan, progress)?;
+    Ok(Box::new(match swap {
         Some(store) => runner.with_swap_store(store),
         None => runner,
     }))

@@ -2,7 +2,7 @@
 
 use folio_kernels::{AttendSpec, Dtype};
 
-use crate::backend::{Backend, Form, Linear, Norm};
+use crate::backend::{Backend, Form, Linear, LinearWeights, Norm, NormWeights, Role};
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
 use crate::forward::{Embedding, Layer, Model};
@@ -59,7 +59,7 @@ pub(crate) fn load_model<B: Backend>(
         positions,
         layers,
         final_norm: loader.norm(final_norm),
-        logits: loader.linear(logits, keep.tables(), Form::Plain)?,
+        logits: loader.linear(Role::Logits, logits, keep.tables(), Form::Plain)?,
         frequencies: match &spec.position {
             Position::Rope(rope) => rope.frequencies(),
             Position::Learned { .. } => Vec::new(),
@@ -84,7 +84,7 @@ impl<B: Backend> Loader<'_, B> {
     ) -> Result<Layer<B>, ModelError> {
         let spec = self.spec;
         let up = if spec.gated { Form::Gated } else { Form::Plain };
-        let linear = |tensors, form| self.linear(tensors, self.keep.layers(), form);
+        let linear = |role, tensors, form| self.linear(role, tensors, self.keep.layers(), form);
         Ok(Layer {
             attention_norm: self.norm(tensors.attention_norm),
             post_attention_norm: tensors.post_attention_norm.map(|n| self.norm(n)),
@@ -93,10 +93,10 @@ impl<B: Backend> Loader<'_, B> {
             head_norms: tensors
                 .query_key_norms
                 .map(|(query, key)| (self.head_norm(query), self.head_norm(key))),
-            qkv: linear(tensors.qkv, Form::Plain)?,
-            output: linear(tensors.output, Form::Plain)?,
-            up: linear(tensors.up, up)?,
-            down: linear(tensors.down, Form::Plain)?,
+            qkv: linear(Role::Qkv, tensors.qkv, Form::Plain)?,
+            output: linear(Role::Output, tensors.output, Form::Plain)?,
+            up: linear(Role::Up, tensors.up, up)?,
+            down: linear(Role::Down, tensors.down, Form::Plain)?,
             attend: AttendSpec {
                 heads: spec.heads,
                 scale: spec.attention_scale,
@@ -109,17 +109,19 @@ impl<B: Backend> Loader<'_, B> {
 
     fn linear(
         &self,
+        role: Role,
         tensors: LinearTensors<'_>,
         kept: Kept,
         form: Form,
     ) -> Result<Linear<B>, ModelError> {
         let layout = MatrixLayout::new(&tensors, form).kept(kept);
         let matrix = self.backend.matrix(&tensors, &layout)?;
-        Ok(Linear { matrix, bias: tensors.bias.map(|bias| self.backend.vector(bias)) })
+        let bias = tensors.bias.map(|bias| self.backend.vector(bias));
+        Ok(LinearWeights { role, matrix, bias })
     }
 
     fn norm(&self, tensors: NormTensors) -> Norm<B> {
-        Norm {
+        NormWeights {
             spec: self.spec.norm,
             weight: self.backend.vector(tensors.weight),
             bias: tensors.bias.map(|bias| self.backend.vector(bias)),
@@ -129,7 +131,7 @@ impl<B: Backend> Loader<'_, B> {
     /// Heads are always normed by their root mean square, as the reference has it.
     fn head_norm(&self, weight: Vec<f32>) -> Norm<B> {
         let spec = NormSpec { kind: NormKind::Rms, ..self.spec.norm };
-        Norm { spec, weight: self.backend.vector(weight), bias: None }
+        NormWeights { spec, weight: self.backend.vector(weight), bias: None }
     }
 }
 

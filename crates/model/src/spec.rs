@@ -9,6 +9,7 @@ pub use folio_kernels::Activation;
 
 use crate::error::ModelError;
 use crate::rope::Rope;
+use crate::sizes::wide;
 
 /// Bounds of the dimensions; far above every published model, low enough that products of two cannot overflow.
 pub mod bounds {
@@ -156,6 +157,20 @@ impl ModelSpec {
     #[must_use]
     pub fn up_width(&self) -> usize {
         if self.gated { 2 * self.intermediate } else { self.intermediate }
+    }
+
+    /// Multiply-adds of one token in the linear layers, without the vocabulary head: as many as these layers have weights.
+    #[must_use]
+    pub fn layer_products(&self) -> u64 {
+        let attention = self.qkv_width() + self.query_width();
+        let mlp = self.up_width() + self.intermediate;
+        wide(self.layers) * wide(self.hidden) * wide(attention + mlp)
+    }
+
+    /// Multiply-adds of one row of logits.
+    #[must_use]
+    pub fn head_products(&self) -> u64 {
+        wide(self.vocab) * wide(self.hidden)
     }
 
     /// Checks what single fields cannot tell.

@@ -235,7 +235,11 @@ fn loading_reports_the_bytes_that_were_planned() {
             let asked = MemoryRequest { dtype: Some(dtype), ..roomy() };
             let plan = MemoryPlan::compute(&checkpoint, &asked).unwrap();
             let mut seen: Vec<Progress> = Vec::new();
-            let options = folio_model::LoadOptions { isa: folio_model::Isa::detect(), swap: None };
+            let options = folio_model::LoadOptions {
+                isa: folio_model::Isa::detect(),
+                swap: None,
+                profile: None,
+            };
             folio_model::load(&checkpoint, &plan, options, &mut |p| seen.push(p)).unwrap();
             assert!(seen.is_sorted_by_key(|p| p.done));
             let last = seen.last().unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use folio_kernels::{Activation, AttendSpec, BatchRow, Epilogue, Raw};
-use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Rotation, Step};
+use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Role, Rotation, Step};
 use folio_model::rope::RopeStyle;
 use folio_model::spec::{NormKind, NormSpec};
 use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored as StoredAs, Tensor};
@@ -80,12 +80,12 @@ impl Pair {
         let (weight, bias) = (vector(), vector());
         let biased = spec.kind == NormKind::Layer;
         (
-            Norm {
+            Norm::<Cpu> {
                 spec,
                 weight: self.cpu.vector(weight.clone()),
                 bias: biased.then(|| bias.clone()),
             },
-            Norm {
+            Norm::<Naive> {
                 spec,
                 weight: self.naive.vector(weight),
                 bias: biased.then(|| self.naive.vector(bias)),
@@ -165,11 +165,13 @@ proptest! {
             let mut out = pair.random(random, rows, if gated { half } else { outputs });
             let layout = layout(&tensors, kept, form);
             let cpu = Linear::<Cpu> {
+                role: Role::Up,
                 matrix: pair.cpu.matrix(&tensors, &layout).unwrap(),
                 bias: bias.clone(),
             };
             assert_eq!(Some(cpu.matrix.bytes().len()), layout.packed_bytes());
             let naive = Linear::<Naive> {
+                role: Role::Up,
                 matrix: pair.naive.matrix(&tensors, &layout).unwrap(),
                 bias: bias.clone().map(|b| pair.naive.vector(b)),
             };

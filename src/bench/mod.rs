@@ -1,0 +1,43 @@
+//! `folio bench`: how fast a model is on this machine, and how fast a server answers.
+//!
+//! `latency` and `throughput` run the engine that serves, in this process and without HTTP or text; `serve` is a client of
+//! any server.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command that prints what it measured"
+)]
+
+pub(crate) mod args;
+mod dataset;
+mod engine;
+mod laps;
+mod latency;
+mod limits;
+mod numbers;
+mod random;
+mod serve;
+mod throughput;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use self::args::{BenchArgs, BenchKind};
+
+/// Measures, prints, and writes what was asked for.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    match &args.kind {
+        BenchKind::Latency(args) => latency::run(args),
+        BenchKind::Throughput(args) => throughput::run(args),
+        BenchKind::Serve(args) => serve::run(args),
+    }
+}
+
+/// Writes results where they were asked for.
+fn write_json(file: Option<&Path>, results: &Value) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let text = serde_json::to_string_pretty(results)?;
+    std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+}

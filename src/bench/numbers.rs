@@ -1,0 +1,54 @@
+//! Means and percentiles.
+
+/// The mean; 0 of nothing.
+#[allow(clippy::cast_precision_loss, reason = "a mean")]
+pub(crate) fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
+
+/// The standard deviation of all values, not of a sample; 0 of nothing.
+pub(crate) fn deviation(values: &[f64]) -> f64 {
+    let mean_value = mean(values);
+    let squares: Vec<f64> = values.iter().map(|value| (value - mean_value).powi(2)).collect();
+    mean(&squares).sqrt()
+}
+
+/// The percentile `percent`, interpolated between neighbours as NumPy does; 0 of nothing.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a place in a list"
+)]
+pub(crate) fn percentile(values: &[f64], percent: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+    let place = last as f64 * percent.clamp(0.0, 100.0) / 100.0;
+    let below = place.floor() as usize;
+    let (low, high) = (sorted[below], sorted[(below + 1).min(last)]);
+    low + (high - low) * place.fract()
+}
+
+/// The 50th percentile.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    percentile(values, 50.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_numpys() {
+        // numpy.percentile([4, 1, 3, 2], p); numpy.std
+        let values = [4.0, 1.0, 3.0, 2.0];
+        for (percent, expected) in
+            [(0.0, 1.0), (50.0, 2.5), (90.0, 3.7), (99.0, 3.97), (100.0, 4.0)]
+        {
+            assert!((percentile(&values, percent) - expected).abs() < 1e-12, "{percent}");
+        }
+        assert!((deviation(&values) - 1.118_033_988_749_895).abs() < 1e-12);
+        assert!(percentile(&[], 50.0).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,177 @@
+//! `folio bench` as a user has it: what it prints and writes, on the built-in model and against a running server.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use common::Server;
+use serde_json::{Value, json};
+
+/// A file that is removed when it is dropped.
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("folio-bench-{}-{name}", std::process::id())))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(&self.0).unwrap()).unwrap()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn bench(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_folio")).arg("bench").args(words).output().unwrap()
+}
+
+fn printed(words: &[&str]) -> String {
+    let output = bench(words);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn batches_are_timed_and_a_steps_time_is_told_apart() {
+    let file = TempFile::new("latency.json");
+    let out = printed(&[
+        "latency",
+        "--batch-size",
+        "1,3",
+        "--input-len",
+        "8",
+        "--output-len",
+        "6",
+        "--num-iters",
+        "2",
+        "--prefill-len",
+        "40",
+        "--profile",
+        "--output-json",
+        file.path(),
+    ]);
+    for part in ["GB/s", "prefill of 40 tokens", "decode of 3", "attention", "outside kernels"] {
+        assert!(out.contains(part), "{part:?} in\n{out}");
+    }
+    let results = file.json();
+    assert!(results["prefill"]["tokens_per_second"].as_f64().unwrap() > 0.0);
+    let batches = results["batches"].as_array().unwrap();
+    assert_eq!((&batches[0]["batch_size"], &batches[1]["batch_size"]), (&json!(1), &json!(3)));
+    // Two runs of one request: a prompt's step, then a step for each token but the first, of which all but the first
+    // have one before them.
+    let alone = &batches[0];
+    assert_eq!((&alone["profile"]["steps"], &alone["decode_steps"]), (&json!(10), &json!(8)));
+    assert!(alone["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+    let times = alone["profile"]["milliseconds_per_step"].as_object().unwrap();
+    assert!(times["qkv"].as_f64().unwrap() > 0.0 && times["schedule"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_file_of_requests_is_run_whole() {
+    let (rows, file) = (TempFile::new("rows.jsonl"), TempFile::new("throughput.json"));
+    let row = |i: u32| json!({"prompt_ids": [5 + i, 6, 7], "output_tokens": 4 + i}).to_string();
+    std::fs::write(&rows.0, (0..4).map(row).collect::<Vec<_>>().join("\n")).unwrap();
+    let out = printed(&[
+        "throughput",
+        "--dataset-name",
+        "custom",
+        "--dataset-path",
+        rows.path(),
+        "--output-json",
+        file.path(),
+    ]);
+    assert!(out.contains("Throughput: "), "{out}");
+    let results = file.json();
+    assert_eq!(results["num_requests"], 4);
+    assert_eq!(results["total_num_tokens"], 4 * 3 + (4 + 5 + 6 + 7));
+}
+
+#[test]
+fn a_server_is_measured_from_outside() {
+    let server = Server::start(&[]);
+    let file = TempFile::new("serve.json");
+    let common = [
+        "serve",
+        "--base-url",
+        server.url(),
+        "--num-prompts",
+        "6",
+        "--ignore-eos",
+        "--output-json",
+        file.path(),
+        "--save-detailed",
+    ];
+    let random = [
+        "--input-len",
+        "9",
+        "--output-len",
+        "7",
+        "--request-rate",
+        "200",
+        "--max-concurrency",
+        "2",
+    ];
+    let out = printed(&[&common[..], &random].concat());
+    assert!(out.contains("Serving Benchmark Result") && out.contains("P99 TTFT (ms):"), "{out}");
+    let results = file.json();
+    assert_eq!((&results["completed"], &results["failed"]), (&json!(6), &json!(0)));
+    assert_eq!(results["total_input_tokens"], 6 * 9);
+    assert_eq!(results["output_lens"], json!([7, 7, 7, 7, 7, 7]));
+    assert!(results["median_ttft_ms"].as_f64().unwrap() > 0.0);
+    // A stream's parts may carry several tokens, and its times add up.
+    let sum = |value: &Value| -> f64 {
+        value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).sum()
+    };
+    let whole = results["ttfts"][0].as_f64().unwrap() + sum(&results["itls"][0]);
+    assert!((whole - results["latencies"][0].as_f64().unwrap()).abs() < 1e-6);
+
+    let rows = TempFile::new("chat.jsonl");
+    let row =
+        json!({"prompt": "Tell me a story about a cat", "output_tokens": 5, "arrival_s": 0.01});
+    std::fs::write(&rows.0, format!("{row}\n{row}\n")).unwrap();
+    let chat = [
+        "--backend",
+        "openai-chat",
+        "--dataset-name",
+        "timed_trace",
+        "--dataset-path",
+        rows.path(),
+    ];
+    printed(&[&common[..], &chat].concat());
+    assert_eq!(file.json()["total_output_tokens"], 10);
+
+    let refused = bench(&[&common[..], &["--input-len", "100000", "--num-warmups", "0"]].concat());
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("400"), "{said}");
+    server.assert_nothing_leaked();
+    server.stop();
+}
+
+#[test]
+fn what_cannot_be_measured_says_what_to_do() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["latency", "--batch-size", "65"], "--max-num-seqs"),
+        (&["throughput", "--dataset-name", "custom"], "--dataset-path"),
+        (&["throughput", "--dataset-name", "timed_trace"], "folio bench serve"),
+        (&["throughput", "--random-range-ratio", "2"], "--random-range-ratio"),
+        (&["serve", "--base-url", "https://example.org"], "http://"),
+        (&["serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
+        (&["serve", "--goodput", "itl:5"], "--goodput"),
+    ];
+    for (words, expected) in cases {
+        let output = bench(words);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{words:?}: {said}");
+    }
+}
