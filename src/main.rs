@@ -15,6 +15,7 @@ mod startup;
 mod tables;
 mod terminal;
 mod trace;
+mod vocabulary;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

@@ -49,6 +49,7 @@ impl Settings {
         let swap = swap(args)?;
         let memory = MemoryRequest {
             dtype: dtype(args.dtype),
+            quantization: args.quantization,
             kv_dtype: kv_dtype(args.kv_cache_dtype),
             block_size,
             kv_cache_memory_bytes: args.kv_cache_memory_bytes,
@@ -93,7 +94,7 @@ fn source(args: &ModelArgs) -> Result<(ModelSource, Option<String>)> {
         return Ok((ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES }, None));
     };
     let Located { path, name } = hub::locate(model, args.revision.as_deref())?;
-    Ok((ModelSource::Folder(path), name))
+    Ok((ModelSource::at(path), name))
 }
 
 /// The block size, or the lengths to choose it for.

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
     }
     let results = json!({
         "model": engine.running.name,
-        "dtype": engine.running.plan.dtype.name(),
+        "weights": engine.running.plan.weights,
         "threads": engine.running.plan.threads,
         "max_num_batched_tokens": engine.running.plan.max_num_batched_tokens,
         "input_len": args.input_len,

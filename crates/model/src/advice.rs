@@ -4,6 +4,7 @@ use folio_kernels::Dtype;
 
 use crate::memory::{DoesNotFit, Facts, MemoryPlan, MemoryRequest, Shortage, SwapRequest};
 use crate::sizes::wide;
+use crate::weights::Quantization;
 
 pub(crate) fn advise(
     facts: &Facts<'_>,
@@ -15,6 +16,7 @@ pub(crate) fn advise(
         model_length(facts, request, &shortage.plan),
         batch(facts, request),
         width(facts, request, &shortage.plan),
+        quantised(facts, request),
         swap_space(facts, request, &shortage.plan),
     ];
     let remedies: Vec<String> = remedies.into_iter().flatten().collect();
@@ -107,6 +109,13 @@ fn batch(facts: &Facts<'_>, request: &MemoryRequest<'_>) -> Option<String> {
 fn width(facts: &Facts<'_>, request: &MemoryRequest<'_>, plan: &MemoryPlan) -> Option<String> {
     let changed = MemoryRequest { dtype: Some(Dtype::Bf16), ..*request };
     (plan.dtype == Dtype::F32 && fits(facts, &changed)).then(|| "--dtype bfloat16".to_owned())
+}
+
+/// About one byte per weight.
+fn quantised(facts: &Facts<'_>, request: &MemoryRequest<'_>) -> Option<String> {
+    let changed = MemoryRequest { quantization: Some(Quantization::Int8), ..*request };
+    let helps = request.quantization.is_none() && fits(facts, &changed);
+    helps.then(|| "--quantization int8".to_owned())
 }
 
 /// A smaller swap space in memory, in whole MiB, or none.

@@ -4,15 +4,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use folio_core::plan::StepPlan;
 use folio_kernels::{
-    self as kernels, AllocError, AttendSpec, Batch, Context, Dtype, Epilogue, Isa, KvCache,
-    KvShape, PackedMatrix, RopeStyle, Segment, View, ViewMut, WeightFormat,
+    self as kernels, AllocError, AttendSpec, Batch, Context, Epilogue, Isa, KvCache, KvShape,
+    PackedMatrix, View, ViewMut,
 };
 
 use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
-use crate::weights::LinearTensors;
+use crate::weights::{Elements, LinearTensors, MatrixLayout};
 
 /// A team of threads and the instructions they use.
 pub struct Cpu {
@@ -124,24 +124,32 @@ impl Backend for Cpu {
     fn matrix(
         &self,
         tensors: &LinearTensors<'_>,
-        dtype: Dtype,
-        form: Form,
+        layout: &MatrixLayout,
     ) -> Result<PackedMatrix, ModelError> {
-        let (inputs, format) = (tensors.inputs, WeightFormat::Float(dtype));
-        let outputs = tensors.parts.iter().map(|(.., rows)| rows.len()).sum::<usize>();
-        let builder = match form {
-            Form::Plain => PackedMatrix::builder(&[Segment { format, outputs }], inputs),
-            Form::Gated => PackedMatrix::gated_builder([format; 2], outputs / 2, inputs),
+        let inputs = tensors.inputs;
+        let builder = match (layout.form, layout.segments().as_slice()) {
+            (Form::Gated, [gate, up]) => {
+                PackedMatrix::gated_builder([gate.format, up.format], gate.outputs, inputs)
+            }
+            (Form::Gated, [both]) => {
+                PackedMatrix::gated_builder([both.format; 2], both.outputs / 2, inputs)
+            }
+            (_, segments) => PackedMatrix::builder(segments, inputs),
         };
         let mut builder = builder.map_err(|e| short(&e))?;
         let mut first = 0;
         for (tensor, stored, rows) in &tensors.parts {
-            let raw = tensor.raw;
-            if tensors.transposed {
-                builder.fill_transposed(&self.context, first, raw, *stored, rows.clone());
-            } else {
-                let source = raw.slice(rows.start * inputs..rows.end * inputs);
-                builder.fill(&self.context, first, source);
+            match &tensor.elements {
+                Elements::Floats(raw) if tensors.transposed => {
+                    builder.fill_transposed(&self.context, first, *raw, *stored, rows.clone());
+                }
+                Elements::Floats(raw) => {
+                    let source = raw.slice(rows.start * inputs..rows.end * inputs);
+                    builder.fill(&self.context, first, source);
+                }
+                Elements::Codes { source, .. } => {
+                    builder.fill_codes(&self.context, first, &**source, rows.clone());
+                }
             }
             first += rows.len();
         }
@@ -210,7 +218,7 @@ impl Backend for Cpu {
         cache: &mut KvCache,
     ) {
         let (stride, rows) = (qkv.width, step.tokens.len());
-        let Rotation { heads, kv_heads, head_dim, dims, head_norms } = *rotation;
+        let Rotation { heads, kv_heads, head_dim, dims, style, head_norms } = *rotation;
         let queries = 0..heads * head_dim;
         let keys = queries.end..queries.end + kv_heads * head_dim;
         let values = keys.end..keys.end + kv_heads * head_dim;
@@ -222,7 +230,6 @@ impl Backend for Cpu {
             }
         }
         if dims > 0 {
-            let style = RopeStyle::Half;
             let rope = kernels::Rope { style, head_dim, dims, cos: &step.cos, sin: &step.sin };
             for columns in [queries, keys.clone()] {
                 let view = ViewMut::new(data, stride, columns);

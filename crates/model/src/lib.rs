@@ -17,6 +17,7 @@ mod error;
 pub mod fields;
 mod forward;
 mod generation;
+pub mod gguf;
 mod load;
 mod memory;
 pub mod names;
@@ -46,6 +47,7 @@ pub use crate::runner::Runner;
 pub use crate::source::{EmbeddedFiles, ModelSource};
 pub use crate::spec::ModelSpec;
 pub use crate::swap::SwapStore;
+pub use crate::weights::Quantization;
 
 // Dimensions are bounded so that products of two fit 64 bits.
 const _: () = assert!(usize::BITS >= 64);

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use folio_core::plan::StepPlan;
-use folio_kernels::{AttendSpec, Dtype, Epilogue};
+use folio_kernels::{AttendSpec, Epilogue};
 
-use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Role, Rotation, Step, Task};
+use crate::backend::{Answer, Backend, CacheShape, Linear, Norm, Role, Rotation, Step, Task};
 use crate::error::ModelError;
-use crate::weights::LinearTensors;
+use crate::weights::{LinearTensors, MatrixLayout};
 
 /// A kind of operation of the forward pass, in the order in which a step comes to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,10 +119,9 @@ impl<B: Backend> Backend for Profiled<B> {
     fn matrix(
         &self,
         tensors: &LinearTensors<'_>,
-        dtype: Dtype,
-        form: Form,
+        layout: &MatrixLayout,
     ) -> Result<B::Matrix, ModelError> {
-        self.inner.matrix(tensors, dtype, form)
+        self.inner.matrix(tensors, layout)
     }
 
     fn vector(&self, values: Vec<f32>) -> B::Vector {
@@ -183,8 +182,8 @@ impl<B: Backend> Backend for Profiled<B> {
         qkv: &mut B::Buffer,
         cache: &mut B::Cache,
     ) {
-        let Rotation { heads, kv_heads, head_dim, dims, head_norms } = *rotation;
-        let rotation = Rotation { heads, kv_heads, head_dim, dims, head_norms };
+        let Rotation { heads, kv_heads, head_dim, dims, head_norms, style } = *rotation;
+        let rotation = Rotation { heads, kv_heads, head_dim, dims, head_norms, style };
         self.profile.time(Operation::RotateAndStore, || {
             self.inner.rotate_and_store(&rotation, step, layer, qkv, cache);
         });

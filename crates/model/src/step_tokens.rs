@@ -7,7 +7,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use folio_kernels::{Context, Dtype, Epilogue, Isa, PackedMatrix, Raw, linear};
+use folio_kernels::{
+    Context, Dtype, Epilogue, Isa, PackedMatrix, Raw, Segment, WeightFormat, linear,
+};
 
 use crate::error::ModelError;
 use crate::spec::ModelSpec;
@@ -46,7 +48,7 @@ pub fn choose(rate: f64, sequences: usize) -> usize {
 pub struct Trial<'a> {
     /// The model.
     pub spec: &'a ModelSpec,
-    /// Kind of the weights.
+    /// Kind of the weights; of quantised ones that of the floats beside them, which are slower.
     pub dtype: Dtype,
     /// Threads that will compute.
     pub threads: usize,
@@ -65,8 +67,9 @@ impl Trial<'_> {
             .map_err(|e| machine(format!("{} threads cannot be started: {e}", self.threads)))?;
         let inputs = self.spec.hidden;
         let outputs = self.spec.up_width().min(MOST_WEIGHTS / inputs).max(1);
-        let mut builder = PackedMatrix::builder(self.dtype, outputs, inputs)
-            .map_err(|e| machine(e.to_string()))?;
+        let segment = Segment { format: WeightFormat::Float(self.dtype), outputs };
+        let mut builder =
+            PackedMatrix::builder(&[segment], inputs).map_err(|e| machine(e.to_string()))?;
         builder.fill(&kernels, 0, Raw::from_f32(&numbers(outputs * inputs)));
         let matrix = builder.finish();
         let x = numbers(ROWS * inputs);

@@ -5,7 +5,8 @@ use folio_core::ids::{BlockId, SeqId, Token};
 use folio_core::params::{ParamLimits, Params, Requested, Sampling};
 use folio_core::plan::{Draw, Row, StepPlan};
 use folio_model::{
-    Checkpoint, Cpu, Dtype, Isa, KvDtype, MemoryPlan, MemoryRequest, ModelSource, Runner,
+    Checkpoint, Cpu, Dtype, Isa, KvDtype, MemoryPlan, MemoryRequest, ModelSource, Quantization,
+    Runner,
 };
 
 /// A small generator, so that shuffles are the same everywhere.
@@ -38,6 +39,7 @@ impl Random {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) dtype: Option<Dtype>,
+    pub(crate) quantization: Option<Quantization>,
     pub(crate) kv_dtype: Option<KvDtype>,
     pub(crate) block_size: usize,
     pub(crate) threads: usize,
@@ -52,6 +54,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             dtype: None,
+            quantization: None,
             kv_dtype: None,
             block_size: 16,
             threads: 1,
@@ -63,13 +66,14 @@ impl Default for Setup {
 }
 
 pub(crate) fn open(folder: &std::path::Path) -> Checkpoint {
-    Checkpoint::open(&ModelSource::Folder(folder.to_owned()))
+    Checkpoint::open(&ModelSource::at(folder.to_owned()))
         .unwrap_or_else(|e| panic!("{folder:?}: {e}"))
 }
 
 pub(crate) fn request(setup: &Setup) -> MemoryRequest<'static> {
     MemoryRequest {
         dtype: setup.dtype,
+        quantization: setup.quantization,
         kv_dtype: setup.kv_dtype,
         block_size: Some(setup.block_size),
         kv_cache_memory_bytes: None,

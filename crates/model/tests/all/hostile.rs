@@ -55,7 +55,7 @@ fn folders_without_a_model() {
     let folder = TempFolder::new();
     assert_says(&folder.source(), &["config.json: is missing"]);
     let nowhere = ModelSource::Folder(folder.0.join("nowhere"));
-    assert_says(&nowhere, &["nowhere: is not a folder"]);
+    assert_says(&nowhere, &["nowhere: is not there"]);
     folder.write("config.json", Tiny::new().config.to_string());
     assert_says(
         &folder.source(),
@@ -86,7 +86,7 @@ fn configurations_that_are_not_json() {
 }
 
 #[test]
-fn pickle_and_gguf_are_refused_with_advice() {
+fn pickle_is_refused_with_advice() {
     for name in
         ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "model.pt"]
     {
@@ -95,10 +95,6 @@ fn pickle_and_gguf_are_refused_with_advice() {
         folder.write(name, "");
         assert_says(&folder.source(), &[name, "pickle", "refused", "save_pretrained"]);
     }
-    let folder = TempFolder::new();
-    folder.write("config.json", Tiny::new().config.to_string());
-    folder.write("model-q4.gguf", "GGUF");
-    assert_says(&folder.source(), &["model-q4.gguf: is GGUF"]);
 }
 
 #[test]
@@ -197,7 +193,7 @@ fn tensors_that_do_not_fit_the_configuration() {
         |tiny| tiny.config["vocab_size"] = json!(12),
         &[
             file,
-            "`model.embed_tokens.weight` has shape [10, 16], but by config.json it must have [12, 16]",
+            "`model.embed_tokens.weight` has shape [10, 16], but by the model's configuration it must have [12, 16]",
         ],
     );
     changed(

@@ -5,6 +5,7 @@
     clippy::print_stdout,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
     reason = "in a test a panic is the report, what is printed are the measured deviations, and oracles round on purpose"
 )]
 
@@ -13,6 +14,9 @@ mod block_size;
 mod driver;
 mod folder;
 mod generation;
+mod gguf;
+mod gguf_families;
+mod gguf_file;
 mod golden;
 mod hostile;
 mod invariance;
@@ -20,7 +24,9 @@ mod memory;
 mod naive;
 mod one_truth;
 mod oracle;
+mod packed;
 mod profile;
+mod quantization;
 mod sample;
 mod spec;
 mod step_tokens;

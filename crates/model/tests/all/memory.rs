@@ -1,6 +1,8 @@
 //! The memory plan: its numbers add up, and every remedy it offers works.
 
-use folio_model::{Checkpoint, Dtype, KvDtype, MemoryPlan, MemoryRequest, Progress, SwapRequest};
+use folio_model::{
+    Checkpoint, Dtype, KvDtype, MemoryPlan, MemoryRequest, Progress, Quantization, SwapRequest,
+};
 
 use crate::driver::{Driver, Job, Setup, cpu_runner, open, request};
 use crate::golden::{ZOO, zoo};
@@ -79,6 +81,7 @@ fn apply<'a>(remedy: &str, request: &MemoryRequest<'a>) -> MemoryRequest<'a> {
         "--threads" => changed.threads = number(),
         "--kv-cache-memory-bytes" => changed.kv_cache_memory_bytes = value.parse().ok(),
         "--dtype" => changed.dtype = Some(Dtype::Bf16),
+        "--quantization" => changed.quantization = Some(Quantization::Int8),
         "--swap-space" => {
             let mib: u64 = value.strip_suffix("MiB").unwrap().parse().unwrap();
             changed.swap = changed.swap.map(|swap| SwapRequest { bytes: Some(mib << 20), ..swap });
@@ -136,7 +139,10 @@ fn a_machine_too_small_is_told_every_flag_that_helps() {
     let context = 32 * plan.kv_bytes_per_block;
     let short = MemoryRequest { available_bytes: plan.fixed_bytes() + context - 1, ..roomy() };
     let offered = remedies(&checkpoint, &short);
-    assert_eq!(flags(&offered), ["--max-model-len", "--max-num-batched-tokens", "--dtype"]);
+    assert_eq!(
+        flags(&offered),
+        ["--max-model-len", "--max-num-batched-tokens", "--dtype", "--quantization"]
+    );
     // Nothing helps where not even the weights fit.
     let hopeless = MemoryRequest { available_bytes: plan.weight_bytes / 3, ..roomy() };
     let refusal = MemoryPlan::compute(&checkpoint, &hopeless).unwrap_err();
