@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use folio_core::schedule::PreemptionMode;
 use folio_model::block_size::Lengths;
-use folio_model::{Dtype, Isa, MemoryRequest, ModelSource, SwapRequest};
+use folio_model::{Dtype, Isa, KvDtype, MemoryRequest, ModelSource, SwapRequest};
 
 use crate::args::{self, BlockSize, ModelArgs, StepTokens};
 use crate::hub::Located;
@@ -50,7 +50,7 @@ impl Settings {
         let memory = MemoryRequest {
             dtype: dtype(args.dtype),
             quantization: args.quantization,
-            kv_dtype: dtype(args.kv_cache_dtype),
+            kv_dtype: kv_dtype(args.kv_cache_dtype),
             block_size,
             kv_cache_memory_bytes: args.kv_cache_memory_bytes,
             available_bytes: machine::available_memory().unwrap_or(ASSUMED_MEMORY),
@@ -139,6 +139,16 @@ fn dtype(asked: args::Dtype) -> Option<Dtype> {
         args::Dtype::Float32 => Some(Dtype::F32),
         args::Dtype::Float16 => Some(Dtype::F16),
         args::Dtype::Bfloat16 => Some(Dtype::Bf16),
+    }
+}
+
+fn kv_dtype(asked: args::KvCacheDtype) -> Option<KvDtype> {
+    match asked {
+        args::KvCacheDtype::Auto => None,
+        args::KvCacheDtype::Float32 => Some(KvDtype::F32),
+        args::KvCacheDtype::Float16 => Some(KvDtype::F16),
+        args::KvCacheDtype::Bfloat16 => Some(KvDtype::Bf16),
+        args::KvCacheDtype::Int8 => Some(KvDtype::Int8),
     }
 }
 

@@ -1,6 +1,6 @@
-//! How fast linear layers and paged attention are, against what this machine can do in the same run.
+//! How fast linear layers are, against what this machine can do in the same run.
 //!
-//! `cargo bench -p folio-kernels` measures with criterion (throughput in bytes of weights or KV per second for what memory
+//! `cargo bench -p folio-kernels` measures with criterion (throughput in bytes of weights per second for what memory
 //! bounds, in operations per second for what arithmetic bounds). First a table of best times is printed, with the share of the
 //! read bandwidth, or of the peak of arithmetic in registers, measured just before; best times are what a busy machine can be judged by.
 //! Threads: `FOLIO_THREADS`, 2 unless set; instruction set: `FOLIO_ISA`; formats of weights: `FOLIO_FORMATS`, all unless
@@ -12,18 +12,14 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use folio_kernels::{
-    AttendSpec, Batch, BatchRow, Bits, CodeFormat, CodeRow, CodeSource, Context, Dtype, Epilogue,
-    Isa, KvCache, KvShape, PackedMatrix, Raw, SUPERBLOCK, Scaling, Segment, View, WeightFormat,
-    attend, linear, measure,
+    Bits, CodeFormat, CodeRow, CodeSource, Context, Dtype, Epilogue, Isa, PackedMatrix, Raw,
+    SUPERBLOCK, Scaling, Segment, WeightFormat, linear, measure,
 };
 use half::f16;
 
 const OUTPUTS: usize = 16384;
 const INPUTS: usize = 2048;
 const ROWS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 256, 512];
-const HEADS: usize = 32;
-const KV_HEADS: usize = 8;
-const HEAD_DIM: usize = 64;
 
 fn context() -> Context {
     let isa = std::env::var("FOLIO_ISA")
@@ -127,68 +123,6 @@ fn matrices(ctx: &Context, format: WeightFormat) -> [PackedMatrix; 2] {
     })
 }
 
-/// A cache with `sequences` of `positions` each, and the batch of their next tokens.
-struct Decode {
-    cache: KvCache,
-    rows: Vec<BatchRow>,
-    blocks: Vec<u32>,
-    q: Vec<f32>,
-    spec: AttendSpec,
-}
-
-impl Decode {
-    fn new(
-        ctx: &Context,
-        dtype: Dtype,
-        block_size: usize,
-        sequences: usize,
-        positions: usize,
-    ) -> Self {
-        let each = positions.div_ceil(block_size);
-        let blocks = sequences * each;
-        let shape = KvShape {
-            layers: 1,
-            blocks,
-            block_size,
-            kv_heads: KV_HEADS,
-            head_dim: HEAD_DIM,
-            dtype,
-        };
-        let mut cache = KvCache::new(shape).expect("memory");
-        // A fixed odd stride scatters the blocks of a sequence.
-        let scattered = |i: usize| u32::try_from(i * 7919 % blocks).expect("few blocks");
-        let table: Vec<u32> = (0..blocks).map(scattered).collect();
-        let width = KV_HEADS * HEAD_DIM;
-        let row =
-            |i: usize, start, tokens| BatchRow { start, tokens, blocks: i * each..(i + 1) * each };
-        let kv = numbers(positions * width);
-        for i in 0..sequences {
-            let rows = [row(i, 0, 0..positions)];
-            let view = View::dense(&kv, width);
-            cache.store(ctx, 0, &Batch { rows: &rows, blocks: &table }, view, view);
-        }
-        let rows = (0..sequences).map(|i| row(i, positions - 1, i..i + 1)).collect();
-        let spec =
-            AttendSpec { heads: HEADS, scale: 0.125, window: None, softcap: None, alibi: None };
-        Self { cache, rows, blocks: table, q: numbers(sequences * HEADS * HEAD_DIM), spec }
-    }
-
-    fn run(&self, ctx: &Context, out: &mut [f32]) {
-        let batch = Batch { rows: &self.rows, blocks: &self.blocks };
-        let q = View::dense(&self.q, HEADS * HEAD_DIM);
-        attend(ctx, &self.spec, &self.cache, 0, &batch, q, out);
-    }
-}
-
-/// KV type, block size, sequences, positions.
-const DECODES: [(Dtype, usize, usize, usize); 5] = [
-    (Dtype::F32, 16, 1, 16384),
-    (Dtype::Bf16, 32, 1, 1024),
-    (Dtype::Bf16, 32, 1, 16384),
-    (Dtype::Bf16, 16, 8, 4096),
-    (Dtype::F16, 32, 64, 1024),
-];
-
 /// What the machine can do, measured now.
 struct Limits {
     bandwidth: f64,
@@ -261,34 +195,5 @@ fn bench_linear(c: &mut Criterion) {
     }
 }
 
-fn bench_attend(c: &mut Criterion) {
-    let ctx = context();
-    let bandwidth = measure::read_bandwidth(&ctx).expect("memory");
-    println!("{ctx:?}, reads {:.1} GB/s", bandwidth / 1e9);
-    let mut group = c.benchmark_group("attend");
-    group.sample_size(10);
-    for (dtype, block_size, sequences, positions) in DECODES {
-        let decode = Decode::new(&ctx, dtype, block_size, sequences, positions);
-        let mut out = vec![0.0; sequences * HEADS * HEAD_DIM];
-        let bytes = 2 * sequences * positions * KV_HEADS * HEAD_DIM * dtype.bytes();
-        let seconds = best(40, |_| decode.run(&ctx, &mut out));
-        let rate = as_f64(bytes) / seconds;
-        println!(
-            "{dtype} blocks of {block_size}, {sequences} x {positions}: {:.2} ms, {:.1} GB/s ({:.0} % of reading)",
-            seconds * 1e3,
-            rate / 1e9,
-            rate / bandwidth * 100.0
-        );
-        if tables_only() {
-            continue;
-        }
-        group.throughput(Throughput::Bytes(u64::try_from(bytes).expect("a size")));
-        let name = format!("{sequences}x{positions}/blocks-of-{block_size}");
-        group.bench_function(BenchmarkId::new(dtype.name(), name), |b| {
-            b.iter(|| decode.run(&ctx, &mut out));
-        });
-    }
-}
-
-criterion_group!(benches, bench_linear, bench_attend);
+criterion_group!(benches, bench_linear);
 criterion_main!(benches);

@@ -171,7 +171,6 @@ kernels! {
     fn quantise_steps(job: &steps::StepsJob<'_>, task: usize) = steps::quantise;
     fn pack_panel(job: &pack_floats::PanelJob<'_>, panel: &mut [u8]) = pack_floats::panel;
     fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
-    fn attend_merge(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::merge;
     fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;
     fn gate_all(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) = activation::gate;
     fn softcap_all(cap: f32, x: &mut [f32]) = activation::softcap_all;

@@ -1,13 +1,13 @@
 //! The paged KV cache of all layers, and the batch that says which sequence's tokens live in which blocks.
 //!
-//! Layout: `[layer][block][K|V][kv head][slot][head_dim]`, head_dim padded with zeros to whole vectors. Rows of keys are
-//! contiguous, so appending, sharing and copying blocks is trivial at any block size, and one (block, kv head) is one
-//! run of memory. Block ids are checked once per call, where a batch enters.
+//! Layout: `[layer][block][K|V][kv head]` of runs `[slot][head_dim]`, head_dim padded with zeros to whole vectors; of int8, the
+//! scales of its slots end a run. Rows of keys are contiguous, so appending, sharing and copying blocks is trivial at any block
+//! size, and one (block, kv head) is one run of memory. Block ids are checked once per call, where a batch enters.
 
 use std::ops::Range;
 
 use crate::context::Context;
-use crate::dtype::{Dtype, Element, with_element};
+use crate::kv_dtype::{KvDtype, KvElement, with_kv_element};
 use crate::lanes::LANES;
 use crate::memory::{AllocError, Pages, Parts};
 use crate::view::View;
@@ -26,7 +26,7 @@ pub struct KvShape {
     /// Numbers in a head; a multiple of 8.
     pub head_dim: usize,
     /// How they are stored.
-    pub dtype: Dtype,
+    pub dtype: KvDtype,
 }
 
 impl KvShape {
@@ -35,16 +35,29 @@ impl KvShape {
         self.head_dim.next_multiple_of(LANES)
     }
 
-    /// Numbers in one block of one layer.
-    pub(crate) fn layer_block(&self) -> Option<usize> {
-        let row = self.head_dim.checked_next_multiple_of(LANES)?;
-        row.checked_mul(self.block_size)?.checked_mul(self.kv_heads)?.checked_mul(2)
+    /// Bytes of the keys or values of one head in one block: its slots, then their scales.
+    pub(crate) fn run_bytes(&self) -> Option<usize> {
+        let row = self.head_dim.checked_next_multiple_of(LANES)?.checked_mul(self.dtype.bytes())?;
+        row.checked_add(self.dtype.scale_bytes())?.checked_mul(self.block_size)
+    }
+
+    /// Bytes in one block of one layer.
+    pub(crate) fn layer_block_bytes(&self) -> Option<usize> {
+        self.run_bytes()?.checked_mul(self.kv_heads)?.checked_mul(2)
+    }
+
+    /// Memory of one position in all layers, without what pads a head to whole vectors; `None` when the number does not fit.
+    #[must_use]
+    pub fn position_bytes(&self) -> Option<usize> {
+        let head = self.head_dim.checked_mul(self.dtype.bytes())?;
+        let both = head.checked_add(self.dtype.scale_bytes())?.checked_mul(2)?;
+        both.checked_mul(self.kv_heads)?.checked_mul(self.layers)
     }
 
     /// Memory of one block in all layers, padding included; `None` when the number does not fit.
     #[must_use]
     pub fn block_bytes(&self) -> Option<usize> {
-        self.layer_block()?.checked_mul(self.layers)?.checked_mul(self.dtype.bytes())
+        self.layer_block_bytes()?.checked_mul(self.layers)
     }
 
     /// Memory of the whole cache; `None` when the number does not fit.
@@ -53,22 +66,22 @@ impl KvShape {
         self.block_bytes()?.checked_mul(self.blocks)
     }
 
-    /// First element of a run of slots. `value` is 0 for keys, 1 for values. Multiplications cannot overflow for ids
-    /// inside the shape, because [`KvCache::new`] has allocated all of it.
+    /// First byte of a run. `value` is 0 for keys, 1 for values. Nothing can overflow for ids inside the shape, because
+    /// [`KvCache::new`] has allocated all of it.
     pub(crate) fn run(&self, layer: usize, block: usize, value: usize, kv_head: usize) -> usize {
         (((layer * self.blocks + block) * 2 + value) * self.kv_heads + kv_head)
-            * self.block_size
-            * self.row()
+            * self.run_bytes().unwrap_or(0)
     }
 
-    fn layer_block_bytes(&self) -> usize {
-        2 * self.kv_heads * self.block_size * self.row() * self.dtype.bytes()
+    /// Where in a run the scales begin.
+    pub(crate) fn scales(&self) -> usize {
+        self.block_size * self.row() * self.dtype.bytes()
     }
 
     /// Where one layer of a block lies in the cache's memory.
     fn bytes_of(&self, layer: usize, block: usize) -> Range<usize> {
-        let start = self.run(layer, block, 0, 0) * self.dtype.bytes();
-        start..start + self.layer_block_bytes()
+        let start = self.run(layer, block, 0, 0);
+        start..start + self.layer_block_bytes().unwrap_or(0)
     }
 
     fn check_transfer(&self, block: usize, bytes: usize) {
@@ -158,9 +171,8 @@ impl KvCache {
         &self.shape
     }
 
-    pub(crate) fn elements<E: Element>(&self) -> &[E] {
-        assert_eq!(E::DTYPE, self.shape.dtype, "a cache is read as what it is");
-        bytemuck::cast_slice(self.data.as_slice())
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.data.as_slice()
     }
 
     /// Writes the keys and values of the batch's tokens in one layer; `k` and `v` are `[tokens, kv_heads * head_dim]`.
@@ -187,15 +199,15 @@ impl KvCache {
         }
         batch.check(&shape, k.rows());
         let tokens: usize = batch.rows.iter().map(|row| row.tokens.len()).sum();
-        with_element!(shape.dtype, E => {
-            let data = Parts::new(bytemuck::cast_slice_mut::<u8, E>(self.data.as_mut_slice()));
+        with_kv_element!(shape.dtype, E => {
+            let data = Parts::new(self.data.as_mut_slice());
             // One piece of work is a head's keys or values of all tokens: pieces lie apart in every block, so no two threads
             // write the same memory even if two rows name the same block.
             ctx.over_rows(2 * shape.kv_heads, tokens * shape.head_dim, |first, count| {
                 for piece in first..first + count {
                     let (value, head) = (piece % 2, piece / 2);
                     let source = if value == 0 { k } else { v };
-                    store_head(&shape, layer, batch, source, value, head, &data);
+                    store_head::<E>(&shape, layer, batch, source, value, head, &data);
                 }
             });
         });
@@ -229,7 +241,8 @@ impl KvCache {
         let (shape, block) = (self.shape, block as usize);
         shape.check_transfer(block, out.len());
         let data = self.data.as_slice();
-        for (layer, run) in out.chunks_exact_mut(shape.layer_block_bytes()).enumerate() {
+        for (layer, run) in out.chunks_exact_mut(shape.layer_block_bytes().unwrap_or(1)).enumerate()
+        {
             run.copy_from_slice(&data[shape.bytes_of(layer, block)]);
         }
     }
@@ -242,7 +255,7 @@ impl KvCache {
         let (shape, block) = (self.shape, block as usize);
         shape.check_transfer(block, bytes.len());
         let data = self.data.as_mut_slice();
-        for (layer, run) in bytes.chunks_exact(shape.layer_block_bytes()).enumerate() {
+        for (layer, run) in bytes.chunks_exact(shape.layer_block_bytes().unwrap_or(1)).enumerate() {
             data[shape.bytes_of(layer, block)].copy_from_slice(run);
         }
     }
@@ -267,12 +280,18 @@ impl KvCache {
             inside && slot < shape.block_size && kv_head < shape.kv_heads,
             "no such slot in {shape:?}"
         );
-        with_element!(shape.dtype, E => {
+        with_kv_element!(shape.dtype, E => {
             for (value, out) in [k, v].into_iter().enumerate() {
                 assert_eq!(out.len(), shape.head_dim, "room for one head");
-                let at = shape.run(layer, block, value, kv_head) + slot * shape.row();
-                for (out, x) in out.iter_mut().zip(&self.elements::<E>()[at..]) {
-                    *out = x.to_f32();
+                let run = &self.bytes()[shape.run(layer, block, value, kv_head)..];
+                let scale = if shape.dtype.scale_bytes() == 0 {
+                    1.0
+                } else {
+                    bytemuck::pod_read_unaligned(&run[shape.scales() + slot * 4..][..4])
+                };
+                let row = &run[slot * shape.row() * size_of::<E>()..];
+                for (out, x) in out.iter_mut().zip(row.chunks_exact(size_of::<E>())) {
+                    *out = bytemuck::pod_read_unaligned::<E>(x).to_f32() * scale;
                 }
             }
         });
@@ -280,25 +299,35 @@ impl KvCache {
 }
 
 /// Writes one head's keys or values of all tokens.
-fn store_head<E: Element>(
+fn store_head<E: KvElement>(
     shape: &KvShape,
     layer: usize,
     batch: &Batch<'_>,
     source: View<'_>,
     value: usize,
     head: usize,
-    data: &Parts<'_, E>,
+    data: &Parts<'_, u8>,
 ) {
-    let dim = shape.head_dim;
+    let (dim, scale_bytes) = (shape.head_dim, shape.dtype.scale_bytes());
     for row in batch.rows {
         let table = batch.table(row);
         for (position, token) in (row.start..).zip(row.tokens.clone()) {
             let block = table[position / shape.block_size] as usize;
-            let at =
-                shape.run(layer, block, value, head) + position % shape.block_size * shape.row();
+            let run = shape.run(layer, block, value, head);
+            let slot = position % shape.block_size;
+            let at = run + slot * shape.row() * size_of::<E>();
             // SAFETY: only this thread touches this head's keys (or values), and one slot at a time.
-            let slot = unsafe { data.part(at, dim) };
-            E::narrow(&source.row(token)[head * dim..][..dim], slot);
+            let (row, place) = unsafe {
+                (
+                    data.part(at, dim * size_of::<E>()),
+                    data.part(run + shape.scales() + slot * scale_bytes, scale_bytes),
+                )
+            };
+            let scale =
+                E::narrow(&source.row(token)[head * dim..][..dim], bytemuck::cast_slice_mut(row));
+            if scale_bytes > 0 {
+                place.copy_from_slice(&scale.to_le_bytes());
+            }
         }
     }
 }

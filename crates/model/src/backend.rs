@@ -7,7 +7,7 @@
 
 use folio_core::exec::{DrawFault, Drawn, Score};
 use folio_core::plan::StepPlan;
-use folio_kernels::{AttendSpec, BatchRow, Dtype, Epilogue, RopeStyle};
+use folio_kernels::{AttendSpec, BatchRow, Epilogue, KvDtype, RopeStyle};
 
 use crate::error::ModelError;
 use crate::spec::NormSpec;
@@ -78,7 +78,7 @@ pub struct CacheShape {
     /// Positions per block.
     pub block_size: usize,
     /// Kind of the stored keys and values.
-    pub dtype: Dtype,
+    pub dtype: KvDtype,
 }
 
 /// What all layers of one step share.

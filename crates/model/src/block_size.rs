@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use folio_kernels::{
-    AttendSpec, Batch, BatchRow, Context, Dtype, Isa, KvCache, KvShape, View, attend,
+    AttendSpec, Batch, BatchRow, Context, Isa, KvCache, KvDtype, KvShape, View, attend,
 };
 
 use crate::error::ModelError;
@@ -122,7 +122,7 @@ pub struct Trial<'a> {
     /// The model.
     pub spec: &'a ModelSpec,
     /// Kind of keys and values.
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
     /// Threads that will compute.
     pub threads: usize,
     /// The instructions to use.
@@ -187,18 +187,19 @@ impl Decode {
     ) -> Result<Self, folio_kernels::AllocError> {
         let spec = trial.spec;
         let width = spec.kv_width();
-        let position = 2 * width * trial.kv_dtype.bytes();
-        let context = trial.context.clamp(1, (MOST_BYTES / position).max(1));
-        let rows = (MOST_BYTES / position / context).clamp(1, MOST_ROWS);
-        let each = context.div_ceil(block_size);
-        let mut cache = KvCache::new(KvShape {
+        let shape = KvShape {
             layers: 1,
-            blocks: rows * each,
+            blocks: 1,
             block_size,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
             dtype: trial.kv_dtype,
-        })?;
+        };
+        let most = shape.position_bytes().map_or(1, |bytes| (MOST_BYTES / bytes).max(1));
+        let context = trial.context.clamp(1, most);
+        let rows = (most / context).clamp(1, MOST_ROWS);
+        let each = context.div_ceil(block_size);
+        let mut cache = KvCache::new(KvShape { blocks: rows * each, ..shape })?;
         let blocks = scattered(rows * each);
         let row =
             |i: usize, start, tokens| BatchRow { start, tokens, blocks: i * each..(i + 1) * each };

@@ -35,7 +35,7 @@ pub mod swap;
 pub mod weights;
 
 use folio_core::exec::Executor;
-pub use folio_kernels::{Dtype, Isa};
+pub use folio_kernels::{Dtype, Isa, KvDtype};
 
 pub use crate::checkpoint::Checkpoint;
 pub use crate::cpu::Cpu;

@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use folio_kernels::{AttendSpec, Dtype, KvShape, attend_workspace_bytes, linear_workspace_bytes};
+use folio_kernels::{
+    AttendSpec, Dtype, KvDtype, KvShape, attend_workspace_bytes, linear_workspace_bytes,
+};
 
 use crate::advice::advise;
 use crate::checkpoint::Checkpoint;
@@ -39,8 +41,9 @@ pub struct MemoryRequest<'a> {
     /// What float weights are quantised to, if anything.
     pub quantization: Option<Quantization>,
     /// Kind of keys and values; `None`: that of the weights.
-    pub kv_dtype: Option<Dtype>,
-    /// Positions per block, 1 to 256; `None`: 16 for f32 and 32 for 16-bit keys and values.
+    pub kv_dtype: Option<KvDtype>,
+    /// Positions per block, 1 to 256; `None`: what suits the kind of keys and values, see
+    /// [`KvDtype::default_block_size`].
     pub block_size: Option<usize>,
     /// Bytes for the cache; `None`: enough for all sequences at full context, but at most a share of what is left.
     pub kv_cache_memory_bytes: Option<u64>,
@@ -63,8 +66,8 @@ pub struct MemoryRequest<'a> {
 impl MemoryRequest<'_> {
     /// Kind of keys and values of a model whose weights are stored as `stored`.
     #[must_use]
-    pub fn kv_dtype(&self, stored: Dtype) -> Dtype {
-        self.kv_dtype.or(self.dtype).unwrap_or(stored)
+    pub fn kv_dtype(&self, stored: Dtype) -> KvDtype {
+        self.kv_dtype.unwrap_or(self.dtype.unwrap_or(stored).into())
     }
 }
 
@@ -78,7 +81,7 @@ pub struct MemoryPlan {
     /// The kinds of weights by name, such as `bfloat16` or `Q4_K + Q6_K`.
     pub weights: String,
     /// Kind of keys and values.
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
     /// Positions per block.
     pub block_size: usize,
     /// Longest sequence, in tokens.
@@ -201,7 +204,7 @@ impl MemoryPlan {
         let dtype = request.dtype.unwrap_or(stored);
         let kv_dtype = request.kv_dtype(stored);
         let kept = facts.kept(request)?;
-        let block_size = request.block_size.unwrap_or(if kv_dtype == Dtype::F32 { 16 } else { 32 });
+        let block_size = request.block_size.unwrap_or(kv_dtype.default_block_size());
         in_range("--block-size", block_size, MOST_BLOCK_SIZE)?;
         in_range("--max-num-seqs", request.max_num_seqs, MOST_TOKENS)?;
         in_range("--max-num-batched-tokens", request.max_num_batched_tokens, MOST_TOKENS)?;
@@ -224,7 +227,6 @@ impl MemoryPlan {
             head_dim: spec.head_dim,
             dtype: kv_dtype,
         };
-        let per_token = 2 * wide(spec.layers) * wide(spec.kv_width()) * wide(kv_dtype.bytes());
         let mut plan = Self {
             dtype,
             quantization: request.quantization,
@@ -238,7 +240,7 @@ impl MemoryPlan {
             weight_bytes: WeightSizes::new(spec, &kept).total,
             activation_bytes: 0,
             workspace_bytes: 0,
-            kv_bytes_per_token: per_token,
+            kv_bytes_per_token: kv.position_bytes().map_or(u64::MAX, wide),
             kv_bytes_per_block: kv.block_bytes().map_or(u64::MAX, wide).max(1),
             blocks: 0,
             pinned_blocks: request.pinned_prefixes.iter().map(|len| len / block_size).sum(),

@@ -3,10 +3,15 @@
 //! The context is cut into partitions of 256 positions, counted from position 0. Within a partition the softmax's maximum and
 //! sums run over positions in a fixed order; partitions are merged first to last with the online softmax. Nothing else decides
 //! the order: not the block size, the chunk a token came in, its neighbours, the window's start, or who computes which
-//! partition. So a long context may be split over threads, and gives the same bits.
+//! partition. So a long context may be split over threads, and a partition that rows have in common may be read once for all of
+//! them, and gives the same bits.
 
+mod few;
+mod plan;
+mod softmax;
 mod stage;
 mod unit;
+mod walk;
 
 use std::ops::Range;
 
@@ -15,7 +20,10 @@ use crate::kv::{Batch, KvCache, KvShape};
 use crate::memory::Parts;
 use crate::view::View;
 
-pub(crate) use unit::{merge, unit};
+pub(crate) use plan::Unit;
+pub(crate) use unit::unit;
+
+use plan::{MOST_SHARED, Plan, UNITS_PER_THREAD};
 
 /// Positions whose softmax is computed together.
 const PARTITION: usize = 256;
@@ -47,23 +55,10 @@ pub(crate) struct Job<'a> {
     batch: &'a Batch<'a>,
     q: View<'a>,
     sizes: Sizes,
+    plan: &'a Plan,
     out: Parts<'a, f32>,
-    /// Results of partitions of units that are split over threads.
-    partials: Parts<'a, f32>,
-}
-
-/// A piece of work: some tokens of one sequence, all query heads of one kv head, some partitions.
-#[derive(Clone, Debug)]
-pub(crate) struct Unit {
-    /// Index of the batch's row.
-    row: usize,
-    kv_head: usize,
-    /// Of the row's tokens.
-    tokens: Range<usize>,
-    partitions: Range<usize>,
-    /// Where the results of the partitions go, one after the other; `None` when the unit has all partitions and so
-    /// writes the output itself.
-    partial: Option<usize>,
+    /// Results of partitions that wait to be merged.
+    pieces: Parts<'a, f32>,
 }
 
 /// Sizes that follow from a call's shapes.
@@ -82,8 +77,13 @@ impl Sizes {
     /// For sequences of which no more than `longest` tokens are computed.
     fn new(spec: &AttendSpec, shape: &KvShape, longest: usize) -> Self {
         let group = spec.heads / shape.kv_heads;
-        let tokens = (UNIT_ROWS / group.max(1)).min(longest).max(1);
-        Self { group, head_dim: shape.head_dim, row: shape.row(), tokens }
+        let sizes = Self { group, head_dim: shape.head_dim, row: shape.row(), tokens: 1 };
+        Self { tokens: sizes.stacked().min(longest).max(1), ..sizes }
+    }
+
+    /// Tokens of different sequences in a unit, at most.
+    fn stacked(self) -> usize {
+        (UNIT_ROWS / self.group.max(1)).max(1)
     }
 
     /// Floats in the result of one partition for `rows` (token, head) pairs: sums, then maximum and weight of each.
@@ -91,23 +91,27 @@ impl Sizes {
         rows * (self.row + 2)
     }
 
-    /// Floats of scratch for a unit: queries, scores, staged keys or values, and two results.
-    fn scratch(self) -> usize {
-        let rows = self.tokens * self.group;
-        (rows + SLACK) * (self.head_dim + PARTITION)
+    /// Floats of scratch for a unit of so many tokens: queries, scores, scales of keys and values, what is staged, and two
+    /// results.
+    fn scratch(self, tokens: usize) -> usize {
+        let rows = tokens * self.group;
+        padded(rows) * (self.head_dim + PARTITION)
+            + 2 * PARTITION
             + STAGE * self.row
             + STAGED_SLACK
             + 2 * self.partial(rows)
     }
 }
 
+/// Rows for which register tiles have room.
+fn padded(rows: usize) -> usize {
+    (rows + SLACK).max(few::MOST)
+}
+
 /// The register tile reads an odd number of steps in pairs.
 const STAGED_SLACK: usize = 16;
 /// Rows by which the last register tile may be padded, at most.
 const SLACK: usize = 1;
-
-/// Units below this many per thread leave threads idle, so that long contexts are split.
-const UNITS_PER_THREAD: usize = 2;
 
 /// Positions that the token at `position` sees.
 fn visible(spec: &AttendSpec, position: usize) -> Range<usize> {
@@ -129,8 +133,11 @@ pub fn attend_workspace_bytes(
     let sizes = Sizes::new(spec, shape, max_tokens);
     let split = (threads * UNITS_PER_THREAD).min(max_sequences * shape.kv_heads);
     let split = if threads > 1 { split } else { 0 };
-    let partials = split * max_context.div_ceil(PARTITION) * sizes.partial(sizes.group);
-    scratch_floats(threads, partials, sizes.scratch()) * size_of::<f32>()
+    let partitions = max_context.div_ceil(PARTITION) * sizes.partial(sizes.group);
+    let shared = if max_sequences > 1 { max_sequences * shape.kv_heads } else { 0 };
+    let pieces = (shared * partitions).min(MOST_SHARED) + split * partitions;
+    let tokens = sizes.tokens.max(sizes.stacked().min(max_sequences));
+    scratch_floats(threads, pieces, sizes.scratch(tokens)) * size_of::<f32>()
 }
 
 /// Attention of all tokens of the batch, whose own keys and values are already in the cache. `q` and `out` are
@@ -152,20 +159,16 @@ pub fn attend(
     batch.check(cache.shape(), q.rows());
     let longest = batch.rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
     let sizes = Sizes::new(spec, cache.shape(), longest);
-    let threads = ctx.team().threads();
-    let whole = units(spec, cache.shape(), batch, sizes);
-    let (work, split, partials) = split_long(whole, threads, sizes);
-    ctx.with_scratch(partials, sizes.scratch(), |partials, own| {
-        let (out, partials) = (Parts::new(out), Parts::new(partials));
-        let job = Job { spec, cache, layer, batch, q, sizes, out, partials };
-        ctx.team().for_each(work.len(), |thread, i| {
-            // SAFETY: every thread asks for its own.
-            isa.attend_unit(&job, &work[i], unsafe { own.of(thread) });
-        });
-        ctx.team().for_each(split.len(), |thread, i| {
-            // SAFETY: every thread asks for its own.
-            isa.attend_merge(&job, &split[i], unsafe { own.of(thread) });
-        });
+    let plan = Plan::new(spec, cache.shape(), batch, sizes, ctx.team().threads());
+    ctx.with_scratch(plan.floats, sizes.scratch(plan.most_tokens), |pieces, own| {
+        let (out, pieces) = (Parts::new(out), Parts::new(pieces));
+        let job = Job { spec, cache, layer, batch, q, sizes, plan: &plan, out, pieces };
+        for units in [&plan.first, &plan.then] {
+            ctx.team().for_each(units.len(), |thread, i| {
+                // SAFETY: every thread asks for its own.
+                isa.attend_unit(&job, &units[i], unsafe { own.of(thread) });
+            });
+        }
     });
 }
 
@@ -182,48 +185,4 @@ fn check(spec: &AttendSpec, shape: &KvShape, layer: usize, q: &View<'_>, out: us
     assert_ne!(spec.window, Some(0), "a window of nothing");
     let slopes = spec.alibi.as_ref().map_or(spec.heads, Vec::len);
     assert_eq!(slopes, spec.heads, "one ALiBi slope for each query head");
-}
-
-/// Everything there is to do, unsplit, longest first.
-fn units(spec: &AttendSpec, shape: &KvShape, batch: &Batch<'_>, sizes: Sizes) -> Vec<Unit> {
-    let mut units = Vec::new();
-    for (i, row) in batch.rows.iter().enumerate() {
-        for first in (0..row.tokens.len()).step_by(sizes.tokens) {
-            let tokens = first..(first + sizes.tokens).min(row.tokens.len());
-            let start = visible(spec, row.start + tokens.start).start / PARTITION;
-            let end = (row.start + tokens.end).div_ceil(PARTITION);
-            for kv_head in 0..shape.kv_heads {
-                let (tokens, partitions) = (tokens.clone(), start..end);
-                units.push(Unit { row: i, kv_head, tokens, partitions, partial: None });
-            }
-        }
-    }
-    units.sort_by_key(|unit| std::cmp::Reverse(unit.partitions.len() * unit.tokens.len()));
-    units
-}
-
-/// When there are too few units to go round, those of single tokens over several partitions are taken apart: returns the
-/// pieces and other units, the units that are to be merged from pieces, and how many floats the pieces' results need.
-fn split_long(whole: Vec<Unit>, threads: usize, sizes: Sizes) -> (Vec<Unit>, Vec<Unit>, usize) {
-    if threads == 1 || whole.len() >= threads * UNITS_PER_THREAD {
-        return (whole, Vec::new(), 0);
-    }
-    let (mut work, mut split, mut floats) = (Vec::new(), Vec::new(), 0);
-    for unit in whole {
-        if unit.tokens.len() > 1 || unit.partitions.len() == 1 {
-            work.push(unit);
-            continue;
-        }
-        let first = floats;
-        for partition in unit.partitions.clone() {
-            work.push(Unit {
-                partitions: partition..partition + 1,
-                partial: Some(floats),
-                ..unit.clone()
-            });
-            floats += sizes.partial(sizes.group);
-        }
-        split.push(Unit { partial: Some(first), ..unit });
-    }
-    (work, split, floats)
 }

@@ -221,4 +221,37 @@ impl Lanes for Avx2 {
     fn prefetch(self, at: *const u8) {
         on_cpu!(_mm_prefetch::<_MM_HINT_T0>(at.cast()));
     }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> V {
+        on_cpu! {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let low = _mm256_cvtepi8_epi32(bytes);
+            let high = _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes));
+            V(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+    #[inline(always)]
+    fn unpack_bf16(self, packed: V) -> (V, V) {
+        on_cpu! {
+            let mask = _mm256_set1_epi32(-0x1_0000);
+            let (low, high) = (_mm256_castps_si256(packed.0), _mm256_castps_si256(packed.1));
+            let even = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+            let odd = |x| _mm256_castsi256_ps(_mm256_and_si256(x, mask));
+            (V(even(low), even(high)), V(odd(low), odd(high)))
+        }
+    }
+    #[inline(always)]
+    fn unpack_i8(self, packed: V) -> [V; 4] {
+        on_cpu! {
+            let (low, high) = (_mm256_castps_si256(packed.0), _mm256_castps_si256(packed.1));
+            let whole = |x| _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(x));
+            [
+                V(whole(_mm256_slli_epi32::<24>(low)), whole(_mm256_slli_epi32::<24>(high))),
+                V(whole(_mm256_slli_epi32::<16>(low)), whole(_mm256_slli_epi32::<16>(high))),
+                V(whole(_mm256_slli_epi32::<8>(low)), whole(_mm256_slli_epi32::<8>(high))),
+                V(whole(low), whole(high)),
+            ]
+        }
+    }
 }

@@ -174,4 +174,32 @@ impl Lanes for Avx512 {
     fn prefetch(self, at: *const u8) {
         on_cpu!(_mm_prefetch::<_MM_HINT_T0>(at.cast()));
     }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> V {
+        on_cpu! {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        }
+    }
+    #[inline(always)]
+    fn unpack_bf16(self, packed: V) -> (V, V) {
+        on_cpu! {
+            let both = _mm512_castps_si512(packed);
+            let odd = _mm512_and_si512(both, _mm512_set1_epi32(-0x1_0000));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(both)), _mm512_castsi512_ps(odd))
+        }
+    }
+    #[inline(always)]
+    fn unpack_i8(self, packed: V) -> [V; 4] {
+        on_cpu! {
+            let x = _mm512_castps_si512(packed);
+            [
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(x))),
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(x))),
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(x))),
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(x)),
+            ]
+        }
+    }
 }

@@ -70,6 +70,15 @@ pub(crate) trait Lanes: Copy {
 
     /// Asks for the cache line at `at`, which need not be a valid address.
     fn prefetch(self, at: *const u8);
+
+    // Keys and values, of which several numbers may lie in each lane.
+
+    /// Sixteen whole numbers.
+    fn load_i8(self, from: &[i8; LANES]) -> Self::V;
+    /// The lower and the upper half of each lane as bf16.
+    fn unpack_bf16(self, packed: Self::V) -> (Self::V, Self::V);
+    /// The four bytes of each lane as whole numbers, the lowest first.
+    fn unpack_i8(self, packed: Self::V) -> [Self::V; 4];
 }
 
 /// The first `from.len() < 16` lanes from memory, the others `fill`.

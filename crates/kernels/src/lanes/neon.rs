@@ -225,4 +225,39 @@ impl Lanes for Neon {
             asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, readonly, preserves_flags));
         }
     }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> V {
+        on_cpu! {
+            let bytes = vld1q_s8(from.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(high))),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn unpack_bf16(self, packed: V) -> (V, V) {
+        on_cpu! {
+            let mask = vdupq_n_u32(0xFFFF_0000);
+            let bits = packed.map(|x| vreinterpretq_u32_f32(x));
+            let even = bits.map(|x| vreinterpretq_f32_u32(vshlq_n_u32::<16>(x)));
+            (even, bits.map(|x| vreinterpretq_f32_u32(vandq_u32(x, mask))))
+        }
+    }
+    #[inline(always)]
+    fn unpack_i8(self, packed: V) -> [V; 4] {
+        on_cpu! {
+            let x = packed.map(|x| vreinterpretq_s32_f32(x));
+            [
+                x.map(|x| vcvtq_f32_s32(vshrq_n_s32::<24>(vshlq_n_s32::<24>(x)))),
+                x.map(|x| vcvtq_f32_s32(vshrq_n_s32::<24>(vshlq_n_s32::<16>(x)))),
+                x.map(|x| vcvtq_f32_s32(vshrq_n_s32::<24>(vshlq_n_s32::<8>(x)))),
+                x.map(|x| vcvtq_f32_s32(vshrq_n_s32::<24>(x))),
+            ]
+        }
+    }
 }

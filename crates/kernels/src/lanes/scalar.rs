@@ -134,4 +134,22 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn prefetch(self, _at: *const u8) {}
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> V {
+        from.map(f32::from)
+    }
+    #[inline(always)]
+    fn unpack_bf16(self, packed: V) -> (V, V) {
+        (
+            map(&packed, |x| f32::from_bits(x.to_bits() << 16)),
+            map(&packed, |x| f32::from_bits(x.to_bits() & 0xFFFF_0000)),
+        )
+    }
+    #[inline(always)]
+    fn unpack_i8(self, packed: V) -> [V; 4] {
+        std::array::from_fn(|i| {
+            map(&packed, |x| f32::from(x.to_bits().to_le_bytes()[i].cast_signed()))
+        })
+    }
 }

@@ -1,9 +1,11 @@
 //! Paged attention against a naive softmax, and against itself: in other chunks, blocks, batches, on other threads.
 
-use folio_kernels::{AttendSpec, Batch, BatchRow, Context, Dtype, KvCache, KvShape, View, attend};
+use folio_kernels::{
+    AttendSpec, Batch, BatchRow, Context, KvCache, KvDtype, KvShape, View, attend,
+};
 
 use crate::common::{
-    DTYPES, Random, alone, assert_close, assert_same_bits, contexts, rounded, same_everywhere,
+    Random, alone, assert_close, assert_same_bits, contexts, kept, same_everywhere,
 };
 
 /// One sequence: queries, keys and values of all its positions.
@@ -11,7 +13,7 @@ struct Sequence {
     heads: usize,
     kv_heads: usize,
     dim: usize,
-    dtype: Dtype,
+    dtype: KvDtype,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -22,14 +24,14 @@ impl Sequence {
         random: &mut Random,
         positions: usize,
         (heads, kv_heads, dim): (usize, usize, usize),
-        dtype: Dtype,
+        dtype: KvDtype,
     ) -> Self {
         // Values away from zero and queries of some size, so that mistakes show.
         let q = random.numbers(positions * heads * dim).iter().map(|x| x * 3.0).collect();
-        let k = rounded(dtype, &random.numbers(positions * kv_heads * dim));
+        let k = kept(dtype, dim, &random.numbers(positions * kv_heads * dim));
         let v: Vec<f32> =
             random.numbers(positions * kv_heads * dim).iter().map(|x| x + 0.5).collect();
-        Self { heads, kv_heads, dim, dtype, q, k, v: rounded(dtype, &v) }
+        Self { heads, kv_heads, dim, dtype, q, k, v: kept(dtype, dim, &v) }
     }
 
     fn positions(&self) -> usize {
@@ -173,7 +175,7 @@ fn attention_is_right_and_the_same_everywhere() {
         (2, 2, 256),
     ];
     for (i, shape) in shapes.into_iter().enumerate() {
-        let dtype = DTYPES[i % 3];
+        let dtype = KvDtype::ALL[i % 4];
         let sequence = Sequence::new(&mut random, 45, shape, dtype);
         for spec in variants(&sequence) {
             for (from, count) in [(0, 45), (44, 1), (17, 20)] {
@@ -195,7 +197,7 @@ fn attention_is_right_and_the_same_everywhere() {
 #[test]
 fn long_contexts_are_right_and_may_be_split() {
     let mut random = Random(2);
-    for dtype in DTYPES {
+    for dtype in KvDtype::ALL {
         let sequence = Sequence::new(&mut random, 1100, (4, 2, 32), dtype);
         for spec in variants(&sequence) {
             let from = 1090;
@@ -216,7 +218,7 @@ fn long_contexts_are_right_and_may_be_split() {
 fn neither_block_size_nor_chunk_changes_a_bit() {
     let mut random = Random(3);
     let positions = 530;
-    let sequence = Sequence::new(&mut random, positions, (4, 2, 24), Dtype::F16);
+    let sequence = Sequence::new(&mut random, positions, (4, 2, 24), KvDtype::F16);
     let ctx = alone();
     let width = sequence.heads * sequence.dim;
     for spec in variants(&sequence) {
@@ -244,7 +246,7 @@ fn a_sequence_does_not_depend_on_its_neighbours() {
         block_size: 4,
         kv_heads: 2,
         head_dim: 16,
-        dtype: Dtype::Bf16,
+        dtype: KvDtype::Bf16,
     };
     let (heads, width, kv_width) = (6, 96, 32);
     let spec = AttendSpec { heads, scale: 0.25, window: None, softcap: None, alibi: None };
@@ -294,7 +296,7 @@ fn a_sequence_does_not_depend_on_its_neighbours() {
 fn what_comes_later_in_the_chunk_cannot_reach_back() {
     // An infinity in the last token's value (an overflow of f16, say) must not touch the tokens before it.
     let mut random = Random(5);
-    let mut sequence = Sequence::new(&mut random, 40, (4, 2, 16), Dtype::F32);
+    let mut sequence = Sequence::new(&mut random, 40, (4, 2, 16), KvDtype::F32);
     let spec = sequence.spec();
     let expected = sequence.chunk(&alone(), &spec, 16, 0, 39);
     for v in &mut sequence.v[39 * 32..] {
@@ -308,7 +310,7 @@ fn what_comes_later_in_the_chunk_cannot_reach_back() {
 #[test]
 fn a_number_that_is_none_is_not_hidden() {
     let mut random = Random(6);
-    let mut sequence = Sequence::new(&mut random, 300, (2, 2, 16), Dtype::F32);
+    let mut sequence = Sequence::new(&mut random, 300, (2, 2, 16), KvDtype::F32);
     sequence.k[32 + 3] = f32::NAN;
     let got = sequence.chunk(&alone(), &sequence.spec(), 16, 0, 300);
     let reached =
@@ -322,7 +324,30 @@ fn a_number_that_is_none_is_not_hidden() {
 #[should_panic(expected = "not a multiple of 2 kv heads")]
 fn heads_that_cannot_be_grouped_are_refused() {
     let mut random = Random(7);
-    let sequence = Sequence::new(&mut random, 2, (4, 2, 8), Dtype::F32);
+    let sequence = Sequence::new(&mut random, 2, (4, 2, 8), KvDtype::F32);
     let spec = AttendSpec { heads: 3, ..sequence.spec() };
     sequence.chunk(&alone(), &spec, 4, 0, 2);
+}
+
+#[test]
+fn int8_is_off_by_less_than_a_hundredth() {
+    // Heads of 64 numbers that are normally distributed, or nearly: sums of four.
+    let mut random = Random(8);
+    let mut normal = |count: usize| -> Vec<f32> {
+        (0..count).map(|_| (0..4).map(|_| random.number()).sum()).collect()
+    };
+    let (positions, dim) = (600, 64);
+    let (q, k, v) = (normal(positions * dim), normal(positions * dim), normal(positions * dim));
+    let (heads, kv_heads, dtype) = (1, 1, KvDtype::Int8);
+    let exact = Sequence { heads, kv_heads, dim, dtype, q, k, v };
+    let spec = exact.spec();
+    let from = positions - 20;
+    let got = exact.chunk(&alone(), &spec, 16, from, 20);
+    let expected = exact.naive(&spec, from);
+    let square = |x: f64| x * x;
+    let error: f64 = expected.iter().zip(&got).map(|(a, b)| square(a - f64::from(*b))).sum();
+    let size: f64 = expected.iter().map(|a| square(*a)).sum();
+    let relative = (error / size).sqrt();
+    println!("keys and values in int8: relative root mean square error {relative:.1e}");
+    assert!(relative > 1e-3 && relative < 1e-2, "{relative:.1e}");
 }

@@ -1,6 +1,6 @@
 //! Random numbers, contexts and comparisons for the other modules.
 
-use folio_kernels::{Context, Dtype, Isa, Raw, Segment, WeightFormat};
+use folio_kernels::{Context, Dtype, Isa, KvDtype, Raw, Segment, WeightFormat};
 use half::{bf16, f16};
 
 /// A small random number generator (splitmix64): the same numbers on every machine.
@@ -108,4 +108,29 @@ pub(crate) fn wide(numbers: &[f32]) -> Vec<f64> {
 /// A whole matrix of floats.
 pub(crate) fn floats(dtype: Dtype, outputs: usize) -> Segment {
     Segment { format: WeightFormat::Float(dtype), outputs }
+}
+
+/// What is left of keys or values, heads of `dim` numbers, that were stored in a cache.
+pub(crate) fn kept(dtype: KvDtype, dim: usize, numbers: &[f32]) -> Vec<f32> {
+    let rounded_to = |dtype| rounded(dtype, numbers);
+    match dtype {
+        KvDtype::F32 => rounded_to(Dtype::F32),
+        KvDtype::F16 => rounded_to(Dtype::F16),
+        KvDtype::Bf16 => rounded_to(Dtype::Bf16),
+        KvDtype::Int8 => numbers.chunks(dim).flat_map(whole_127ths).collect(),
+    }
+}
+
+/// A head as int8 keeps it.
+fn whole_127ths(head: &[f32]) -> Vec<f32> {
+    let largest = head.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+    head.iter()
+        .map(|x| match x {
+            _ if !head.iter().all(|x| x.is_finite()) => f32::NAN,
+            _ if largest < 1e-35 => 0.0,
+            // There is no negative zero among whole numbers.
+            x => (x * inverse).round_ties_even() * scale + 0.0,
+        })
+        .collect()
 }

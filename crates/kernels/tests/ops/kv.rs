@@ -1,8 +1,8 @@
 //! The KV cache: what is stored is read back, and copying a block copies all of it and nothing else.
 
-use folio_kernels::{Batch, BatchRow, KvCache, KvShape, View};
+use folio_kernels::{Batch, BatchRow, KvCache, KvDtype, KvShape, View};
 
-use crate::common::{DTYPES, Random, alone, assert_same_bits, contexts, rounded};
+use crate::common::{Random, alone, assert_same_bits, contexts, kept};
 
 /// Key and value of one slot.
 fn read(
@@ -21,12 +21,15 @@ fn read(
 #[test]
 fn tokens_land_in_their_slots_and_nowhere_else() {
     let mut random = Random(1);
-    for dtype in DTYPES {
+    for dtype in KvDtype::ALL {
         for ctx in contexts() {
             let shape =
                 KvShape { layers: 2, blocks: 9, block_size: 5, kv_heads: 3, head_dim: 24, dtype };
             let mut cache = KvCache::new(shape).unwrap();
-            assert_eq!(shape.bytes(), Some(2 * 9 * 5 * 3 * 2 * 32 * dtype.bytes()));
+            assert_eq!(
+                shape.bytes(),
+                Some(2 * 9 * 5 * 3 * 2 * (32 * dtype.bytes() + dtype.scale_bytes()))
+            );
             // Two sequences: positions 3..12 of the first, 0..2 of the second.
             let blocks = [7, 2, 4, 0];
             let rows = [
@@ -56,8 +59,8 @@ fn tokens_land_in_their_slots_and_nowhere_else() {
                                 written += 1;
                                 let range = head * 24..(head + 1) * 24;
                                 (
-                                    rounded(dtype, &k.row(token)[range.clone()]),
-                                    rounded(dtype, &v.row(token)[range]),
+                                    kept(dtype, 24, &k.row(token)[range.clone()]),
+                                    kept(dtype, 24, &v.row(token)[range]),
                                 )
                             }
                             None => (vec![0.0; 24], vec![0.0; 24]),
@@ -82,7 +85,7 @@ fn tokens_land_in_their_slots_and_nowhere_else() {
 fn a_block_is_copied_in_all_layers() {
     let ctx = alone();
     let mut random = Random(2);
-    for dtype in DTYPES {
+    for dtype in KvDtype::ALL {
         let shape =
             KvShape { layers: 3, blocks: 4, block_size: 2, kv_heads: 2, head_dim: 8, dtype };
         let mut cache = KvCache::new(shape).unwrap();
@@ -120,7 +123,7 @@ fn small() -> KvCache {
         block_size: 4,
         kv_heads: 1,
         head_dim: 8,
-        dtype: folio_kernels::Dtype::F32,
+        dtype: KvDtype::F32,
     };
     KvCache::new(shape).unwrap()
 }
@@ -160,4 +163,31 @@ fn copying_beyond_the_cache_is_refused() {
 #[should_panic(expected = "room for one block")]
 fn bytes_of_another_length_are_refused() {
     small().write_block(1, &[0; 3]);
+}
+
+#[test]
+fn int8_keeps_127ths_of_the_largest_and_hides_no_number_that_is_none() {
+    let shape = KvShape { dtype: KvDtype::Int8, ..*small().shape() };
+    let mut cache = KvCache::new(shape).unwrap();
+    let store = |cache: &mut KvCache, k: [f32; 8], v: [f32; 8]| {
+        let rows = [BatchRow { start: 2, tokens: 0..1, blocks: 0..1 }];
+        let batch = Batch { rows: &rows, blocks: &[1] };
+        cache.store(&alone(), 0, &batch, View::dense(&k, 8), View::dense(&v, 8));
+        read(cache, 0, 1, 2, 0)
+    };
+    let halves = [127.0, -127.0, 0.5, 1.5, -2.5, 63.4, 0.0, -0.6];
+    let (k, v) = store(&mut cache, halves, [0.0; 8]);
+    assert_eq!(k, [127.0, -127.0, 0.0, 2.0, -2.0, 63.0, 0.0, -1.0]);
+    assert_eq!(v, [0.0; 8]);
+    let mut wrong = halves;
+    wrong[3] = f32::NAN;
+    let (k, _) = store(&mut cache, wrong, halves);
+    assert!(k.iter().all(|x| x.is_nan()));
+    wrong[3] = f32::INFINITY;
+    let (_, v) = store(&mut cache, [1e-38; 8], wrong);
+    assert!(v.iter().all(|x| x.is_nan()));
+    assert_eq!(read(&cache, 0, 1, 2, 0).0, [0.0; 8], "too small for a scale");
+    let large = [1e38, 0.0, -1e38, 1.0, 0.0, 0.0, 0.0, 0.0];
+    let (k, _) = store(&mut cache, large, large);
+    assert!((k[0] / 1e38 - 1.0).abs() < 1e-6 && k[2] == -k[0] && k[3] == 0.0);
 }

@@ -13,4 +13,5 @@ mod logits;
 mod norm;
 mod pack;
 mod portable;
+mod shared;
 mod team;

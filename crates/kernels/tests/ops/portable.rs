@@ -1,8 +1,8 @@
 //! The same bits on every machine: results of fixed inputs are pinned by a checksum that holds on every architecture.
 
 use folio_kernels::{
-    Activation, AttendSpec, Batch, BatchRow, Context, Dtype, Epilogue, KvCache, KvShape, Norm,
-    PackedMatrix, Raw, View, activate, attend, exp_in_place, linear, norm, softcap,
+    Activation, AttendSpec, Batch, BatchRow, Context, Dtype, Epilogue, KvCache, KvDtype, KvShape,
+    Norm, PackedMatrix, Raw, View, activate, attend, exp_in_place, linear, norm, softcap,
 };
 
 use crate::common::{Random, contexts, floats};
@@ -34,7 +34,7 @@ fn forward(ctx: &Context) -> Vec<f32> {
         block_size: 3,
         kv_heads,
         head_dim: dim,
-        dtype: Dtype::F16,
+        dtype: KvDtype::F16,
     };
     let mut cache = KvCache::new(shape).unwrap();
     let blocks: Vec<u32> = (0..13).map(|i| i * 5 % 13).collect();

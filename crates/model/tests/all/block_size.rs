@@ -1,7 +1,7 @@
 //! The choice of a block size, on made-up measurements and counted waste; the measurement itself only has to work.
 
 use folio_model::block_size::{CANDIDATES, Lengths, Measured, Trial, choose, mean_context};
-use folio_model::{Dtype, Isa};
+use folio_model::{Isa, KvDtype};
 use proptest::prelude::*;
 
 use crate::driver::open;
@@ -63,7 +63,8 @@ fn every_candidate_is_measured() {
     let checkpoint = open(&zoo("gemma2"));
     let spec = checkpoint.spec();
     for context in [1, 330, usize::MAX] {
-        let trial = Trial { spec, kv_dtype: Dtype::Bf16, threads: 2, isa: Isa::detect(), context };
+        let trial =
+            Trial { spec, kv_dtype: KvDtype::Bf16, threads: 2, isa: Isa::detect(), context };
         let measured = trial.run().unwrap();
         let sizes: Vec<usize> = measured.iter().map(|m| m.block_size).collect();
         assert_eq!(sizes, CANDIDATES);

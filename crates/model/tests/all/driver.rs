@@ -5,7 +5,8 @@ use folio_core::ids::{BlockId, SeqId, Token};
 use folio_core::params::{ParamLimits, Params, Requested, Sampling};
 use folio_core::plan::{Draw, Row, StepPlan};
 use folio_model::{
-    Checkpoint, Cpu, Dtype, Isa, MemoryPlan, MemoryRequest, ModelSource, Quantization, Runner,
+    Checkpoint, Cpu, Dtype, Isa, KvDtype, MemoryPlan, MemoryRequest, ModelSource, Quantization,
+    Runner,
 };
 
 /// A small generator, so that shuffles are the same everywhere.
@@ -39,7 +40,7 @@ impl Random {
 pub(crate) struct Setup {
     pub(crate) dtype: Option<Dtype>,
     pub(crate) quantization: Option<Quantization>,
-    pub(crate) kv_dtype: Option<Dtype>,
+    pub(crate) kv_dtype: Option<KvDtype>,
     pub(crate) block_size: usize,
     pub(crate) threads: usize,
     pub(crate) batched_tokens: usize,

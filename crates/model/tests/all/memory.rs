@@ -1,7 +1,7 @@
 //! The memory plan: its numbers add up, and every remedy it offers works.
 
 use folio_model::{
-    Checkpoint, Dtype, MemoryPlan, MemoryRequest, Progress, Quantization, SwapRequest,
+    Checkpoint, Dtype, KvDtype, MemoryPlan, MemoryRequest, Progress, Quantization, SwapRequest,
 };
 
 use crate::driver::{Driver, Job, Setup, cpu_runner, open, request};
@@ -39,11 +39,18 @@ fn keys_and_values_follow_the_weights_unless_told() {
     let checkpoint = llama();
     let half = MemoryRequest { dtype: Some(Dtype::Bf16), ..roomy() };
     let plan = MemoryPlan::compute(&checkpoint, &half).unwrap();
-    assert_eq!((plan.kv_dtype, plan.block_size), (Dtype::Bf16, 32));
-    let mixed = MemoryRequest { kv_dtype: Some(Dtype::F16), block_size: Some(7), ..roomy() };
+    assert_eq!((plan.kv_dtype, plan.block_size), (KvDtype::Bf16, 32));
+    let mixed = MemoryRequest { kv_dtype: Some(KvDtype::F16), block_size: Some(7), ..roomy() };
     let plan = MemoryPlan::compute(&checkpoint, &mixed).unwrap();
-    assert_eq!((plan.dtype, plan.kv_dtype, plan.block_size), (Dtype::F32, Dtype::F16, 7));
+    assert_eq!((plan.dtype, plan.kv_dtype, plan.block_size), (Dtype::F32, KvDtype::F16, 7));
     assert_eq!(plan.blocks_of_full_context(), 512_usize.div_ceil(7));
+    let small = MemoryRequest { kv_dtype: Some(KvDtype::Int8), ..roomy() };
+    let plan = MemoryPlan::compute(&checkpoint, &small).unwrap();
+    assert_eq!((plan.dtype, plan.kv_dtype, plan.block_size), (Dtype::F32, KvDtype::Int8, 64));
+    // 3 layers, keys and values, 2 heads of 16 channels and a scale.
+    assert_eq!(plan.kv_bytes_per_token, 3 * 2 * 2 * (16 + 4));
+    assert_eq!(plan.kv_bytes_per_block, 64 * plan.kv_bytes_per_token);
+    assert_eq!((plan.blocks, plan.tokens()), (8 * 512 / 64, 8 * 512));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use folio_model::backend::{Answer, Backend, CacheShape, Linear, Norm, Rotation, 
 use folio_model::rope::RopeStyle;
 use folio_model::spec::NormKind;
 use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored};
-use folio_model::{Dtype, ModelError};
+use folio_model::{Dtype, KvDtype, ModelError};
 
 pub(crate) struct Naive;
 
@@ -39,6 +39,25 @@ pub(crate) fn round(value: f32, dtype: Dtype) -> f64 {
         Dtype::F16 => half::f16::from_f32(value).to_f32(),
         Dtype::Bf16 => half::bf16::from_f32(value).to_f32(),
     })
+}
+
+/// All heads of one position's keys or values, as they are stored.
+fn kept(x: &[f64], head_dim: usize, dtype: KvDtype) -> Vec<f64> {
+    let all = |dtype| x.iter().map(|&v| round(v as f32, dtype)).collect();
+    match dtype {
+        KvDtype::F32 => all(Dtype::F32),
+        KvDtype::F16 => all(Dtype::F16),
+        KvDtype::Bf16 => all(Dtype::Bf16),
+        KvDtype::Int8 => x
+            .chunks(head_dim)
+            .flat_map(|head| {
+                let scale = head.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
+                head.iter().map(move |x| {
+                    if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even() * scale }
+                })
+            })
+            .collect(),
+    }
 }
 
 fn activate(activation: Activation, x: f64) -> f64 {
@@ -272,7 +291,7 @@ impl Backend for Naive {
         }
         let CacheShape { block_size, dtype, .. } = cache.shape;
         let (queries, kv) = (r.heads * r.head_dim, r.kv_heads * r.head_dim);
-        let stored = |x: &[f64]| x.iter().map(|&v| round(v as f32, dtype)).collect::<Vec<_>>();
+        let stored = |x: &[f64]| kept(x, r.head_dim, dtype);
         for sequence in &step.sequences {
             for (i, token) in sequence.tokens.clone().enumerate() {
                 let position = sequence.start + i;

@@ -15,7 +15,7 @@ use folio_core::params::{EarlyStopping, ParamLimits, Params, Requested};
 use folio_core::plan::StepPlan;
 use folio_core::schedule::{Job, Limits, PreemptionMode, Scheduler};
 use folio_core::stats::Stats;
-use folio_model::{Checkpoint, SwapStore};
+use folio_model::{Checkpoint, KvDtype, SwapStore};
 
 use crate::driver::{Random, Setup, cpu_runner, open};
 use crate::folder::TempFolder;
@@ -35,6 +35,7 @@ struct Way {
     threads: usize,
     together: bool,
     swap: Swap,
+    kv_dtype: KvDtype,
 }
 
 /// Where preempted requests go.
@@ -56,6 +57,7 @@ const USUAL: Way = Way {
     threads: 1,
     together: true,
     swap: Swap::No,
+    kv_dtype: KvDtype::F32,
 };
 
 /// What a request got: its choices, best first where they are ranked, and its prompt's scores.
@@ -125,6 +127,7 @@ fn serve(checkpoint: &Checkpoint, jobs: &[Job], way: Way) -> (Vec<Answer>, Stats
         block_size: way.block_size,
         threads: way.threads,
         batched_tokens: way.tokens as usize,
+        kv_dtype: Some(way.kv_dtype),
         ..Setup::default()
     };
     let (mut runner, plan) = cpu_runner(checkpoint, &setup);
@@ -229,14 +232,14 @@ fn ways() -> Vec<(Way, Happened)> {
     ]
 }
 
-#[test]
-fn a_hundred_requests_get_the_same_bits_however_they_are_served() {
+/// Serves the same requests one by one and in all ways, and compares.
+fn check(usual: Way, ways: &[(Way, Happened)]) {
     let checkpoint = open(&zoo("llama3-ropescaled"));
     let jobs = requests(u32::try_from(checkpoint.spec().vocab).unwrap());
     let (alone, _) =
-        serve(&checkpoint, &jobs, Way { together: false, prefix_cache: false, ..USUAL });
+        serve(&checkpoint, &jobs, Way { together: false, prefix_cache: false, ..usual });
     assert!(alone.iter().all(|answer| !answer.choices.is_empty()));
-    for (way, happened) in ways() {
+    for &(way, happened) in ways {
         if way.swap == Swap::FullDisk && !Path::new("/dev/full").exists() {
             println!("skipped: there is no /dev/full");
             continue;
@@ -247,4 +250,23 @@ fn a_hundred_requests_get_the_same_bits_however_they_are_served() {
         }
         assert!(happened(&stats), "{way:?}: {stats:?}");
     }
+}
+
+#[test]
+fn a_hundred_requests_get_the_same_bits_however_they_are_served() {
+    check(USUAL, &ways());
+}
+
+#[test]
+fn so_they_do_with_keys_and_values_in_int8() {
+    let usual = Way { kv_dtype: KvDtype::Int8, ..USUAL };
+    let tight = Way { positions: 256, swap: Swap::File, ..usual };
+    check(
+        usual,
+        &[
+            (Way { block_size: 64, ..usual }, |_| true),
+            (Way { block_size: 1, tokens: 7, threads: 2, ..usual }, |_| true),
+            (tight, |stats| stats.kv.swapped_in > 50),
+        ],
+    );
 }

@@ -10,7 +10,7 @@ use folio_core::exec::{Executor, StepOutput};
 use folio_core::ids::{BlockId, SwapSlot};
 use folio_core::plan::{CacheOp, StepPlan};
 use folio_model::swap::{SwapFault, SwapPlace};
-use folio_model::{Cpu, Dtype, Runner, SwapStore};
+use folio_model::{Cpu, KvDtype, Runner, SwapStore};
 use proptest::prelude::*;
 
 use crate::driver::{Setup, cpu_runner, open};
@@ -195,7 +195,7 @@ fn measuring_forgets_and_finds_rates() {
 const SETUP: Setup = Setup {
     quantization: None,
     dtype: None,
-    kv_dtype: Some(Dtype::Bf16),
+    kv_dtype: Some(KvDtype::Bf16),
     block_size: 4,
     threads: 1,
     batched_tokens: 512,
@@ -204,7 +204,16 @@ const SETUP: Setup = Setup {
 };
 
 fn runner(slots: usize, store: impl Fn(usize, usize) -> SwapStore) -> Runner<Cpu> {
-    let (runner, plan) = cpu_runner(&open(&zoo("gemma2")), &SETUP);
+    runner_of(KvDtype::Bf16, slots, store)
+}
+
+fn runner_of(
+    kv_dtype: KvDtype,
+    slots: usize,
+    store: impl Fn(usize, usize) -> SwapStore,
+) -> Runner<Cpu> {
+    let setup = Setup { kv_dtype: Some(kv_dtype), ..SETUP };
+    let (runner, plan) = cpu_runner(&open(&zoo("gemma2")), &setup);
     runner.with_swap_store(store(slots, usize::try_from(plan.kv_bytes_per_block).unwrap()))
 }
 
@@ -223,7 +232,13 @@ fn back(slot: u32, destination: BlockId) -> CacheOp {
 #[test]
 fn a_sequence_that_was_swapped_goes_on_bit_for_bit_elsewhere() {
     let disk = |slots, bytes| SwapStore::file(&std::env::temp_dir(), slots, bytes).unwrap();
-    for mut runner in [runner(8, SwapStore::host), runner(8, disk)] {
+    let (bf16, int8) = (KvDtype::Bf16, KvDtype::Int8);
+    for mut runner in [
+        runner(8, SwapStore::host),
+        runner_of(bf16, 8, disk),
+        runner_of(int8, 8, SwapStore::host),
+        runner_of(int8, 8, disk),
+    ] {
         let home = [3, 9, 5].map(BlockId);
         let away = [11, 3, 20].map(BlockId);
         execute(&mut runner, &single_row(&[5, 6, 7, 8, 9, 10, 11, 12, 13], 0, &home));
