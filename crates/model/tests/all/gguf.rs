@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use folio_core::ids::Token;
 use folio_kernels::CodeSource;
 use folio_model::gguf::BlockMatrix;
-use folio_model::{Checkpoint, Dtype, ModelSource};
+use folio_model::{Checkpoint, KvDtype, ModelSource};
 use serde_json::Value as Json;
 
 use crate::driver::{Driver, Job, Random, Setup, cpu_runner, open};
@@ -72,7 +72,7 @@ fn llama_cpp_agrees() {
             if !golden.is_file() {
                 continue;
             }
-            let setup = Setup { kv_dtype: Some(Dtype::F16), together: 4, ..Setup::default() };
+            let setup = Setup { kv_dtype: Some(KvDtype::F16), together: 4, ..Setup::default() };
             let checkpoint = open(&folder.join(format!("{model}.{kind}.gguf")));
             let (mut runner, plan) = cpu_runner(&checkpoint, &setup);
             let cases = cases(&golden);

@@ -1,6 +1,6 @@
 //! `--quantization`: how far each kind moves a trained model, that the kernels compute what the rule says, and what it costs.
 
-use folio_model::{Dtype, MemoryPlan, Quantization};
+use folio_model::{KvDtype, MemoryPlan, Quantization};
 
 use crate::driver::{Driver, Job, Setup, cpu_runner, open, request};
 use crate::golden::{cases, shared, zoo};
@@ -52,7 +52,7 @@ fn kernels_compute_what_the_rule_says() {
         for (quantization, name) in [KINDS[0], KINDS[1]] {
             let setup = Setup {
                 quantization: Some(quantization),
-                kv_dtype: Some(Dtype::F32),
+                kv_dtype: Some(KvDtype::F32),
                 ..Setup::default()
             };
             let most = prompt_deviation(&zoo(family), &setup, &[Job::greedy(&prompt, 1)]);
