@@ -87,7 +87,10 @@ impl Engine {
             let tokens = self.runtime.block_on(read(generation))?;
             Ok(Answered { sent, input_len, tokens })
         };
-        sent.into_iter().map(answer).collect()
+        let answers = sent.into_iter().map(answer).collect();
+        // The engine looks at this between two steps: with its answer the last step is in the list, too.
+        self.runtime.block_on(self.running.engine.inspect());
+        answers
     }
 
     fn params(&self, output_len: u32) -> Result<Params> {

@@ -168,6 +168,9 @@ fn measure(
         float * 100.0,
         int8 * 100.0
     );
+    if decode_steps.is_empty() && args.output_len > 1 {
+        println!("{:>6} never generated all at once; use a longer --output-len", "");
+    }
     let breakdown =
         Breakdown::of(&steps, |step| step.tokens == batch as usize && step.rows == step.tokens);
     if args.profile {

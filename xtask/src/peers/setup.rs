@@ -9,7 +9,7 @@ use super::{Engine, Options};
 use crate::run;
 
 /// What the peers' environment needs.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "openvino-genai",
     "optimum-intel",
     "openvino-tokenizers",
@@ -17,6 +17,7 @@ const PACKAGES: [&str; 9] = [
     "torch",
     "transformers",
     "gguf",
+    "sentencepiece",
     "cmake",
     "ninja",
 ];
