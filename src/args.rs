@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use folio_model::Quantization;
 use folio_model::block_size::Lengths;
 
 /// Serves large language models from paged memory.
@@ -31,6 +32,33 @@ pub(crate) enum Command {
     Complete(CompleteArgs),
     /// Fetch a model from the Hugging Face hub into its cache, and print where it is
     Pull(PullArgs),
+    /// Write a model's weights packed into a new folder, so that serving that folder starts at once
+    Convert(ConvertArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConvertArgs {
+    /// Model folder, GGUF file, or model of the Hugging Face hub (ORG/NAME)
+    pub(crate) model: PathBuf,
+
+    /// Folder to make
+    pub(crate) out: PathBuf,
+
+    /// Branch, tag or commit of a model from the hub; default: main
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+
+    /// Type the weights are kept in, as far as they are floats
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub(crate) dtype: Dtype,
+
+    /// Quantise float weights: int8, int4, int4-g64 or int4-g32, as `folio serve` does with the same flag
+    #[arg(long, value_name = "KIND", value_parser = quantization)]
+    pub(crate) quantization: Option<Quantization>,
+
+    /// Threads that convert; default: all the machine grants
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -45,17 +73,22 @@ pub(crate) struct PullArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json), or a model of the Hugging Face hub: ORG/NAME,
-    /// ORG/NAME:FILE.gguf; without one, the built-in demo model
+    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json), GGUF file, or model of the Hugging Face hub
+    /// (ORG/NAME, ORG/NAME:FILE.gguf); without one, the built-in demo model
     pub(crate) model: Option<PathBuf>,
 
     /// Branch, tag or commit of a model from the hub; default: main
     #[arg(long, value_name = "REVISION", requires = "model")]
     pub(crate) revision: Option<String>,
 
-    /// Type the weights are kept in
+    /// Type the weights are kept in, as far as they are floats
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub(crate) dtype: Dtype,
+
+    /// Quantise float weights while loading: int8 (a scale per 128 inputs), int4 (per 128), int4-g64 or int4-g32 (finer,
+    /// larger); weights that are quantised already are always served as they are
+    #[arg(long, value_name = "KIND", value_parser = quantization)]
+    pub(crate) quantization: Option<Quantization>,
 
     /// Longest prompt plus output, in tokens (32k = 32000, 32K = 32768); default: what the model was made for
     #[arg(long, value_name = "TOKENS", value_parser = tokens)]
@@ -236,6 +269,17 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
     }
     let size = text.parse().ok().filter(|size| (1..=256).contains(size));
     size.map(BlockSize::Tokens).ok_or_else(|| format!("{text} is not in 1..=256 and not auto"))
+}
+
+/// `int8`, `int4`, `int4-g32`.
+fn quantization(text: &str) -> Result<Quantization, String> {
+    match text {
+        "int8" => Ok(Quantization::Int8),
+        "int4" => Ok(Quantization::Int4 { group: 128 }),
+        "int4-g64" => Ok(Quantization::Int4 { group: 64 }),
+        "int4-g32" => Ok(Quantization::Int4 { group: 32 }),
+        _ => Err("is not int8, int4, int4-g64 or int4-g32".to_owned()),
+    }
 }
 
 /// `161,338`.

@@ -5,6 +5,7 @@
 
 mod args;
 mod builtin;
+mod convert;
 mod hub;
 mod machine;
 mod pins;
@@ -14,6 +15,7 @@ mod startup;
 mod tables;
 mod terminal;
 mod trace;
+mod vocabulary;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Some(Command::Chat(args)) => terminal::chat(&args),
         Some(Command::Complete(args)) => terminal::complete(&args),
         Some(Command::Pull(args)) => hub::pull(&args),
+        Some(Command::Convert(args)) => convert::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

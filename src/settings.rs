@@ -44,6 +44,7 @@ impl Settings {
         let swap = swap(args)?;
         let memory = MemoryRequest {
             dtype: dtype(args.dtype),
+            quantization: args.quantization,
             kv_dtype: dtype(args.kv_cache_dtype),
             block_size,
             kv_cache_memory_bytes: args.kv_cache_memory_bytes,
@@ -84,7 +85,7 @@ fn source(args: &ModelArgs) -> Result<(ModelSource, Option<String>)> {
         return Ok((ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES }, None));
     };
     let Located { path, name } = hub::locate(model, args.revision.as_deref())?;
-    Ok((ModelSource::Folder(path), name))
+    Ok((ModelSource::at(path), name))
 }
 
 /// The block size, or the lengths to choose it for.
@@ -123,7 +124,7 @@ fn swap(args: &ModelArgs) -> Result<Option<SwapRequest>> {
     Ok(swap)
 }
 
-fn dtype(asked: args::Dtype) -> Option<Dtype> {
+pub(crate) fn dtype(asked: args::Dtype) -> Option<Dtype> {
     match asked {
         args::Dtype::Auto => None,
         args::Dtype::Float32 => Some(Dtype::F32),
@@ -133,7 +134,7 @@ fn dtype(asked: args::Dtype) -> Option<Dtype> {
 }
 
 /// The best instruction set of this CPU, or the one `FOLIO_ISA` forces. All give the same tokens.
-fn isa() -> Result<Isa> {
+pub(crate) fn isa() -> Result<Isa> {
     match std::env::var("FOLIO_ISA") {
         Ok(name) => Isa::from_name(&name).context("FOLIO_ISA"),
         Err(_) => Ok(Isa::detect()),

@@ -147,6 +147,9 @@ fn number(value: usize) -> Result<u32> {
 
 /// The tokenizer, and the chat template if the model has one.
 fn texts(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>)> {
+    if let Some(metadata) = checkpoint.metadata() {
+        return crate::vocabulary::texts(metadata);
+    }
     let json = checkpoint.read_file("tokenizer.json")?.context(
         "tokenizer.json is missing; save the model's tokenizer with Hugging Face's `save_pretrained`, \
          which writes it",
@@ -156,9 +159,14 @@ fn texts(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>)> {
     let config = checkpoint.read_file("tokenizer_config.json")?;
     let config = config.as_deref().unwrap_or(b"{}");
     let config = TokenizerConfig::from_json(config, separate.as_deref())?;
+    Ok((tokenizer, template(&config)?))
+}
+
+/// The chat template, if there is one.
+pub(crate) fn template(config: &TokenizerConfig) -> Result<Option<ChatTemplate>> {
     let source = config.chat_template(false);
     let template = source.map(|source| ChatTemplate::compile(source, config.tokens.clone()));
-    Ok((tokenizer, template.transpose().context("the model's chat template")?))
+    template.transpose().context("the model's chat template")
 }
 
 fn load(

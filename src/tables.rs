@@ -16,12 +16,12 @@ pub(crate) fn plan(
     swap: Option<(&SwapStore, SwapRates)>,
 ) -> String {
     let mut out = String::new();
-    let dtype = plan.dtype.name();
-    let _ = writeln!(out, "{name}: {dtype}, {} threads, {}", plan.threads, settings.isa.name());
+    let weights = &plan.weights;
+    let _ = writeln!(out, "{name}: {weights}, {} threads, {}", plan.threads, settings.isa.name());
     let mut row = |what: &str, bytes: u64, note: String| {
         let _ = writeln!(out, "  {what:<12} {:>10}  {note}", size(bytes));
     };
-    row("weights", plan.weight_bytes, dtype.to_owned());
+    row("weights", plan.weight_bytes, weights.clone());
     let steps = format!(
         "steps of up to {} tokens, {} sequences",
         plan.max_num_batched_tokens, plan.max_num_seqs

@@ -129,3 +129,43 @@ fn an_automatic_block_size_serves() {
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     assert!(String::from_utf8_lossy(&said.stdout).starts_with("Once upon a time"));
 }
+
+fn completion(flags: &[&str]) -> String {
+    let said = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args([
+            "complete",
+            "--temperature",
+            "0",
+            "--max-tokens",
+            "12",
+            "--quick",
+            "Once upon a time",
+        ])
+        .args(flags)
+        .output()
+        .expect("it runs");
+    assert!(said.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
+#[test]
+fn float_weights_are_quantised_on_request() {
+    for kind in ["int8", "int4-g32"] {
+        assert!(completion(&["--quantization", kind]).starts_with("Once upon a time"));
+    }
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "a skipped test says so")]
+fn a_gguf_file_is_all_a_model_needs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/models/gguf");
+    if !folder.is_dir() {
+        println!("skipped: ../shared is absent");
+        return;
+    }
+    for kind in ["F32", "Q8_0"] {
+        let file = folder.join(format!("stories260K.{kind}.gguf"));
+        let text = completion(&[&text_of(&file)]);
+        assert!(text.contains("Once upon a time, there was a little girl named"), "{text}");
+    }
+}

@@ -50,7 +50,9 @@ impl Isa {
             use std::is_x86_feature_detected as has;
             if has!("avx2") && has!("fma") && has!("f16c") {
                 all.push(Self(Kind::Avx2));
-                if has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
+                // One kind of AVX-512, that of the CPUs with integer products; earlier ones run AVX2.
+                let base = has!("avx512f") && has!("avx512vl") && has!("avx512bw");
+                if base && has!("avx512dq") && has!("avx512vnni") {
                     all.push(Self(Kind::Avx512));
                 }
             }
@@ -113,7 +115,7 @@ macro_rules! kernels {
         mod avx512 {
             use super::*;
             $($(#[$meta])*
-            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
+            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c")]
             pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
                 // SAFETY: this function has the features, so it is only called where the CPU has them.
                 $generic(unsafe { crate::lanes::avx512::Avx512::new() }, $($arg),*)
@@ -161,12 +163,13 @@ macro_rules! kernels {
 }
 
 use crate::activation::{self, Activation};
-use crate::{attend, linear, logits, norm, pack, rope};
+use crate::{attend, linear, logits, measure, norm, pack_floats, rope, steps};
 
 kernels! {
     fn tile_rows() -> usize = linear::tile_rows;
     fn linear_task(job: &linear::Job<'_>, task: usize, sums: &mut [f32]) = linear::task;
-    fn pack_panel(job: &pack::PanelJob<'_>, panel: &mut [u8]) = pack::panel;
+    fn quantise_steps(job: &steps::StepsJob<'_>, task: usize) = steps::quantise;
+    fn pack_panel(job: &pack_floats::PanelJob<'_>, panel: &mut [u8]) = pack_floats::panel;
     fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
     fn attend_merge(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::merge;
     fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;
@@ -181,6 +184,9 @@ kernels! {
     fn max_of(row: &[f32]) -> f32 = logits::max_of;
     fn argmax_of(row: &[f32]) -> usize = logits::argmax_of;
     fn finite(row: &[f32]) -> bool = logits::finite;
+    fn read_streams(data: &[f32]) -> f32 = measure::read;
+    fn float_chains(rounds: usize) -> (f32, usize) = measure::float_chains;
+    fn integer_chains(rounds: usize) -> (f32, usize) = measure::integer_chains;
     fn exp_sum(subtract: f32, row: &[f32]) -> f32 = logits::exp_sum;
     fn exp_store(subtract: f32, row: &mut [f32]) -> f32 = logits::exp_store;
     #[cfg(test)]

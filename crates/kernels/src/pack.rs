@@ -4,79 +4,123 @@
 //! few-row products run at memory bandwidth and many-row products need no re-packing. One layout serves every
 //! instruction set.
 //!
-//! Layout: panel `p` holds `steps = inputs` rounded up to even; f32 and f16 as `[steps][16]`, bf16 as `[steps / 2][16][2]`. Missing
-//! channels of the last panel and the missing odd step are zero. In a gated matrix panel `2 i` holds sixteen gate channels
-//! and panel `2 i + 1` the up channels of the same numbers, so that a task has both in hand when it applies the gate.
+//! Layout: the segments one after the other, of each its panels one after the other, panel `p` being outputs `16 p .. 16 p + 16` of the
+//! segment; what a panel holds is said in `format`. Missing outputs of a last panel are zero. Numbers are little-endian. A gated matrix
+//! is two segments, the gate and up, whose panels are worked on in pairs.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use half::{bf16, f16};
-
+use crate::codes::{CodeRow, CodeSource};
 use crate::context::Context;
-use crate::dtype::{Dtype, Element, Raw, with_element};
-use crate::lanes::{LANES, Lanes};
+use crate::dtype::{Element, Raw, with_element};
+use crate::format::{Grouping, Panel, Segment, WeightFormat};
+use crate::lanes::LANES;
+use crate::map::MappedFile;
 use crate::memory::{AllocError, Pages, Parts};
+use crate::pack_codes;
+use crate::pack_floats::PanelJob;
+use crate::quantise::quantise;
 
 /// A weight matrix of `outputs` rows by `inputs` columns, packed for [`crate::linear`].
 #[derive(Debug)]
 pub struct PackedMatrix {
-    data: Pages<u8>,
+    data: Data,
     shape: Shape,
 }
 
+#[derive(Debug)]
+enum Data {
+    Owned(Pages<u8>),
+    Mapped(Arc<MappedFile>, Range<usize>),
+}
+
+/// Bytes of a file are not the matrix they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MappedError {
+    /// Panels lie at multiples of a cache line.
+    #[error("a packed matrix starts at byte {0}, which is not a multiple of 64")]
+    Unaligned(usize),
+    /// The file is too short, or the shape too large.
+    #[error("a packed matrix from byte {start} on takes {}, but the file has {file} bytes",
+        .bytes.map_or("more bytes than can be counted".to_owned(), |b| format!("{b} bytes")))]
+    Short {
+        /// Where it starts.
+        start: usize,
+        /// How many bytes it takes.
+        bytes: Option<usize>,
+        /// How many bytes the file has.
+        file: usize,
+    },
+}
+
 /// What decides where a weight lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Shape {
-    dtype: Dtype,
-    outputs: usize,
     inputs: usize,
+    outputs: usize,
     gated: bool,
+    places: Vec<Place>,
+    /// The different ways in which segments want activations quantised.
+    groupings: Vec<Grouping>,
+    bytes: usize,
+}
+
+/// Where a segment is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) segment: Segment,
+    pub(crate) panel: Panel,
+    pub(crate) panels: usize,
+    pub(crate) first_output: usize,
+    /// Which of the groupings.
+    pub(crate) grouping: Option<usize>,
+    /// Where its first panel starts.
+    start: usize,
 }
 
 impl Shape {
-    /// Output channels that are numbered through the panels together: all, or those of one half.
-    fn channels(&self) -> usize {
-        if self.gated { self.outputs / 2 } else { self.outputs }
-    }
-
-    fn panels(&self) -> usize {
-        self.channels().div_ceil(LANES) * if self.gated { 2 } else { 1 }
-    }
-
-    fn panel_elements(&self) -> Option<usize> {
-        self.inputs.checked_next_multiple_of(2)?.checked_mul(LANES)
-    }
-
-    fn bytes(&self) -> Option<usize> {
-        self.panel_elements()?.checked_mul(self.panels())?.checked_mul(self.dtype.bytes())
-    }
-
-    /// Which output a lane of a panel holds.
-    fn output(&self, panel: usize, lane: usize) -> Option<usize> {
-        let (half, panel) = if self.gated { (panel % 2, panel / 2) } else { (0, panel) };
-        let channel = panel * LANES + lane;
-        (channel < self.channels()).then(|| half * self.channels() + channel)
-    }
-
-    /// The panel and lane of an output.
-    fn place(&self, output: usize) -> (usize, usize) {
-        let (half, channel) = (output / self.channels(), output % self.channels());
-        let panel = channel / LANES;
-        (if self.gated { 2 * panel + half } else { panel }, channel % LANES)
+    fn new(segments: &[Segment], inputs: usize, gated: bool) -> Option<Self> {
+        let (mut outputs, mut bytes) = (0usize, 0usize);
+        let (mut places, mut groupings) = (Vec::new(), Vec::new());
+        for segment in segments {
+            let panel = Panel::new(segment.format, inputs)?;
+            let panels = segment.outputs.div_ceil(LANES);
+            let grouping = match &panel {
+                Panel::Float { .. } => None,
+                Panel::Codes(codes) => Some(find_or_push(&mut groupings, codes.grouping)),
+            };
+            let (segment, first_output, start) = (*segment, outputs, bytes);
+            places.push(Place { segment, panel, panels, first_output, grouping, start });
+            outputs = outputs.checked_add(segment.outputs)?;
+            bytes = bytes.checked_add(panel.bytes().checked_mul(panels)?)?;
+        }
+        Some(Self { inputs, outputs, gated, places, groupings, bytes })
     }
 }
 
+fn find_or_push(all: &mut Vec<Grouping>, one: Grouping) -> usize {
+    all.iter().position(|other| *other == one).unwrap_or_else(|| {
+        all.push(one);
+        all.len() - 1
+    })
+}
+
+/// The two segments of a gated matrix.
+fn gated_segments(formats: [WeightFormat; 2], half: usize) -> [Segment; 2] {
+    formats.map(|format| Segment { format, outputs: half })
+}
+
 impl PackedMatrix {
-    /// Starts a matrix of `outputs` rows by `inputs` columns.
+    /// Starts a matrix of `segments`, top to bottom, by `inputs` columns.
     ///
     /// # Errors
     /// When there is not enough memory.
-    pub fn builder(
-        dtype: Dtype,
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<PackedBuilder, AllocError> {
-        PackedBuilder::new(Shape { dtype, outputs, inputs, gated: false })
+    ///
+    /// # Panics
+    /// When there is no such format: see [`crate::CodeFormat`].
+    pub fn builder(segments: &[Segment], inputs: usize) -> Result<PackedBuilder, AllocError> {
+        PackedBuilder::new(Shape::new(segments, inputs, false))
     }
 
     /// Starts two matrices of `half` rows each, for [`crate::Epilogue::Gated`]: the gate is outputs `0 .. half`, up is
@@ -84,25 +128,46 @@ impl PackedMatrix {
     ///
     /// # Errors
     /// When there is not enough memory.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::builder`].
     pub fn gated_builder(
-        dtype: Dtype,
+        formats: [WeightFormat; 2],
         half: usize,
         inputs: usize,
     ) -> Result<PackedBuilder, AllocError> {
-        let outputs = half.checked_mul(2).ok_or(AllocError { bytes: None })?;
-        PackedBuilder::new(Shape { dtype, outputs, inputs, gated: true })
+        PackedBuilder::new(Shape::new(&gated_segments(formats, half), inputs, true))
     }
 
-    /// Memory that a matrix takes; `None` when the number does not fit.
-    #[must_use]
-    pub fn packed_bytes(dtype: Dtype, outputs: usize, inputs: usize) -> Option<usize> {
-        Shape { dtype, outputs, inputs, gated: false }.bytes()
-    }
-
-    /// Memory that a gated pair takes; `None` when the number does not fit.
-    #[must_use]
-    pub fn gated_bytes(dtype: Dtype, half: usize, inputs: usize) -> Option<usize> {
-        Shape { dtype, outputs: half.checked_mul(2)?, inputs, gated: true }.bytes()
+    /// The matrix of `segments` by `inputs` whose [`PackedMatrix::bytes`] lie in `file` from `start` on; with `gated`, the two
+    /// segments are a gate and an up matrix of as many outputs. Any bytes are some matrix, though perhaps one of nonsense.
+    ///
+    /// # Errors
+    /// When the file is too short, or `start` is not a multiple of 64.
+    ///
+    /// # Panics
+    /// When there is no such format, or a gated matrix has not two segments of as many outputs.
+    pub fn from_mapped(
+        file: &Arc<MappedFile>,
+        start: usize,
+        segments: &[Segment],
+        inputs: usize,
+        gated: bool,
+    ) -> Result<Self, MappedError> {
+        let pair = matches!(segments, [gate, up] if gate.outputs == up.outputs);
+        assert!(!gated || pair, "a gated matrix has two segments of as many outputs");
+        if !start.is_multiple_of(64) {
+            return Err(MappedError::Unaligned(start));
+        }
+        let shape = Shape::new(segments, inputs, gated);
+        let bytes = shape.as_ref().map(|shape| shape.bytes);
+        let end = bytes.and_then(|bytes| start.checked_add(bytes));
+        match (shape, end) {
+            (Some(shape), Some(end)) if end <= file.len() => {
+                Ok(Self { data: Data::Mapped(Arc::clone(file), start..end), shape })
+            }
+            _ => Err(MappedError::Short { start, bytes, file: file.len() }),
+        }
     }
 
     /// Rows; of a gated pair those of both.
@@ -117,16 +182,18 @@ impl PackedMatrix {
         self.shape.inputs
     }
 
-    /// How weights are stored.
-    #[must_use]
-    pub fn dtype(&self) -> Dtype {
-        self.shape.dtype
+    /// Its parts, top to bottom.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = Segment> {
+        self.shape.places.iter().map(|place| place.segment)
     }
 
-    /// Memory it takes.
+    /// All of it, in the layout that [`PackedMatrix::from_mapped`] reads. The layout is folio's own and may change with its version.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.data.as_slice().len()
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Owned(pages) => pages.as_slice(),
+            Data::Mapped(file, range) => &file[range.clone()],
+        }
     }
 
     /// Whether it is a gate and an up matrix.
@@ -135,32 +202,39 @@ impl PackedMatrix {
         self.shape.gated
     }
 
-    /// How many panels.
-    pub(crate) fn panels(&self) -> usize {
-        self.shape.panels()
+    pub(crate) fn places(&self) -> &[Place] {
+        &self.shape.places
     }
 
-    /// All panels one after the other.
-    pub(crate) fn elements<E: Element>(&self) -> &[E] {
-        assert_eq!(E::DTYPE, self.dtype(), "a panel is read as what it is");
-        bytemuck::cast_slice(self.data.as_slice())
+    pub(crate) fn groupings(&self) -> &[Grouping] {
+        &self.shape.groupings
     }
 
-    /// Elements in a panel.
-    pub(crate) fn panel_elements(&self) -> usize {
-        self.shape.panel_elements().unwrap_or(0)
+    /// Some panels of a segment.
+    pub(crate) fn panels(&self, place: &Place, first: usize, panels: usize) -> &[u8] {
+        let size = place.panel.bytes();
+        &self.bytes()[place.start + first * size..][..panels * size]
     }
 
     /// One row, widened.
     pub(crate) fn read_row(&self, output: usize, out: &mut [f32]) {
-        let (panel, lane) = self.shape.place(output);
-        let size = self.panel_elements();
-        with_element!(self.dtype(), E => {
-            let panel = &self.elements::<E>()[panel * size..][..size];
-            for (k, out) in out.iter_mut().enumerate() {
-                *out = panel[E::panel_index(k, lane)].to_f32();
-            }
-        });
+        let holds = |place: &&Place| {
+            (place.first_output..place.first_output + place.segment.outputs).contains(&output)
+        };
+        let Some(place) = self.shape.places.iter().find(holds) else {
+            unreachable!("output {output} of {}", self.shape.outputs)
+        };
+        let output = output - place.first_output;
+        let bytes = self.panels(place, output / LANES, 1);
+        match &place.panel {
+            Panel::Float { dtype, .. } => with_element!(*dtype, E => {
+                let panel: &[E] = bytemuck::cast_slice(bytes);
+                for (k, out) in out.iter_mut().enumerate() {
+                    *out = panel[E::panel_index(k, output % LANES)].to_f32();
+                }
+            }),
+            Panel::Codes(panel) => pack_codes::read(panel, output % LANES, bytes, out),
+        }
     }
 }
 
@@ -173,15 +247,18 @@ pub struct PackedBuilder {
 }
 
 impl PackedBuilder {
-    fn new(shape: Shape) -> Result<Self, AllocError> {
-        let bytes = shape.bytes().ok_or(AllocError { bytes: None })?;
-        Ok(Self { data: Pages::zeroed(bytes)?, shape, filled: vec![false; shape.outputs] })
+    fn new(shape: Option<Shape>) -> Result<Self, AllocError> {
+        let shape = shape.ok_or(AllocError { bytes: None })?;
+        let data = Pages::zeroed(shape.bytes)?;
+        Ok(Self { data, filled: vec![false; shape.outputs], shape })
     }
 
-    /// Fills outputs `first_output ..` from `source`, a row-major `[rows, inputs]` matrix, converted if its type differs.
+    /// Fills outputs `first_output ..` from `source`, a row-major `[rows, inputs]` matrix: converted if its type differs, and
+    /// quantised where the matrix holds codes.
     ///
     /// # Panics
-    /// When `source` is not whole rows, or an output is beyond the matrix or was filled before.
+    /// When `source` is not whole rows, or an output is beyond the matrix or was filled before, or would be quantised to a nested
+    /// scaling.
     pub fn fill(&mut self, ctx: &Context, first_output: usize, source: Raw<'_>) {
         let inputs = self.shape.inputs;
         assert!(
@@ -190,13 +267,14 @@ impl PackedBuilder {
             source.len()
         );
         let rows = source.len() / inputs;
-        self.fill_from(ctx, first_output..first_output + rows, source, (inputs, 1), 0);
+        let floats = Floats { source, first: 0, row: inputs, step: 1 };
+        self.fill_from(ctx, first_output, rows, &Source::Floats(floats));
     }
 
     /// Fills outputs `first_output ..` from `columns` of `source`, a row-major `[inputs, source_outputs]` matrix.
     ///
     /// # Panics
-    /// When `source` has another shape, or an output is beyond the matrix or was filled before.
+    /// When `source` has another shape, and as [`PackedBuilder::fill`].
     pub fn fill_transposed(
         &mut self,
         ctx: &Context,
@@ -213,46 +291,88 @@ impl PackedBuilder {
         );
         let inside = columns.start <= columns.end && columns.end <= source_outputs;
         assert!(inside, "columns {columns:?} of {source_outputs}");
-        let outputs = first_output..first_output + columns.len();
-        self.fill_from(ctx, outputs, source, (1, source_outputs), columns.start);
+        let floats = Floats { source, first: columns.start, row: 1, step: source_outputs };
+        self.fill_from(ctx, first_output, columns.len(), &Source::Floats(floats));
     }
 
-    /// Fills `outputs`; step `k` of output number `o` of them is element `first + o * strides.0 + k * strides.1`.
-    fn fill_from(
+    /// Fills outputs `first_output ..` from `rows` of `source`, exactly.
+    ///
+    /// # Panics
+    /// When the source has other inputs, fewer rows, or another format than the matrix has there, and when an output is beyond
+    /// the matrix or was filled before.
+    pub fn fill_codes(
         &mut self,
         ctx: &Context,
-        outputs: Range<usize>,
-        source: Raw<'_>,
-        strides: (usize, usize),
-        first: usize,
+        first_output: usize,
+        source: &dyn CodeSource,
+        rows: Range<usize>,
     ) {
-        let isa = ctx.isa();
-        let shape = self.shape;
-        let (start, end) = (outputs.start, outputs.end);
-        assert!(end <= shape.outputs, "outputs {start}..{end} of a matrix of {}", shape.outputs);
-        for (output, filled) in (start..).zip(&mut self.filled[outputs.clone()]) {
+        assert_eq!(source.inputs(), self.shape.inputs, "columns of the source");
+        let inside = rows.start <= rows.end && rows.end <= source.outputs();
+        assert!(inside, "rows {rows:?} of {}", source.outputs());
+        self.fill_from(ctx, first_output, rows.len(), &Source::Codes(source, rows.start));
+    }
+
+    fn fill_from(&mut self, ctx: &Context, start: usize, rows: usize, source: &Source<'_>) {
+        let end = start.checked_add(rows).filter(|end| *end <= self.shape.outputs);
+        let end = end.unwrap_or_else(|| {
+            panic!("{rows} outputs from {start} of a matrix of {}", self.shape.outputs)
+        });
+        for (output, filled) in (start..).zip(&mut self.filled[start..end]) {
             assert!(!std::mem::replace(filled, true), "output {output} is filled twice");
         }
-        let panel_bytes = shape.panel_elements().unwrap_or(0) * shape.dtype.bytes();
-        let data = Parts::new(self.data.as_mut_slice());
-        ctx.team().for_each(shape.panels(), |_, panel| {
-            let starts = std::array::from_fn(|lane| {
-                let output = shape.output(panel, lane).filter(|o| outputs.contains(o))?;
-                Some(first + (output - start) * strides.0)
-            });
-            if starts == [None; LANES] {
-                return;
+        let (isa, data) = (ctx.isa(), Parts::new(self.data.as_mut_slice()));
+        for place in &self.shape.places {
+            let first = place.first_output;
+            // The outputs to fill, as the segment numbers them.
+            let from = start.max(first) - first;
+            let until = end.min(first + place.segment.outputs).saturating_sub(first);
+            if from >= until {
+                continue;
             }
-            let job = PanelJob {
-                dtype: shape.dtype,
-                inputs: shape.inputs,
-                source,
-                starts,
-                step: strides.1,
-            };
-            // SAFETY: panels do not overlap, and each is given to one thread.
-            isa.pack_panel(&job, unsafe { data.part(panel * panel_bytes, panel_bytes) });
-        });
+            let first_panel = from / LANES;
+            ctx.team().for_each(until.div_ceil(LANES) - first_panel, |_, panel| {
+                let panel = first_panel + panel;
+                let size = place.panel.bytes();
+                let outputs = from.max(panel * LANES)..until.min((panel + 1) * LANES);
+                // The row of the source that is output 0 of the segment may be before its first.
+                let row = |output: usize| first + output - start;
+                // SAFETY: panels do not overlap, and each is given to one thread.
+                let out = unsafe { data.part(place.start + panel * size, size) };
+                match (source, &place.panel) {
+                    (Source::Floats(floats), Panel::Float { dtype, .. }) => {
+                        let mut starts = [None; LANES];
+                        for output in outputs {
+                            starts[output % LANES] = Some(floats.first + row(output) * floats.row);
+                        }
+                        let inputs = self.shape.inputs;
+                        let (source, step) = (floats.source, floats.step);
+                        let job = PanelJob { dtype: *dtype, inputs, source, starts, step };
+                        isa.pack_panel(&job, out);
+                    }
+                    (Source::Floats(floats), Panel::Codes(codes)) => {
+                        let mut values = vec![0.0; self.shape.inputs];
+                        let mut coded = CodeRow::default();
+                        for output in outputs {
+                            floats.read(row(output), &mut values);
+                            quantise(codes, &values, &mut coded);
+                            pack_codes::put(codes, output % LANES, &coded, out);
+                        }
+                    }
+                    (Source::Codes(source, first_row), Panel::Codes(codes)) => {
+                        assert_eq!(source.format(), codes.format, "the format of the source");
+                        let mut rows = vec![CodeRow::default(); outputs.len()];
+                        source.read(first_row + row(outputs.start), &mut rows);
+                        for (output, coded) in outputs.zip(&rows) {
+                            pack_codes::put(codes, output % LANES, coded, out);
+                        }
+                    }
+                    (Source::Codes(source, _), Panel::Float { dtype, .. }) => {
+                        panic!("{:?} cannot fill a matrix of {dtype}", source.format())
+                    }
+                }
+            });
+        }
     }
 
     /// The finished matrix.
@@ -263,91 +383,34 @@ impl PackedBuilder {
     pub fn finish(self) -> PackedMatrix {
         let missing = self.filled.iter().position(|filled| !filled);
         assert_eq!(missing, None, "an output of the matrix was never filled");
-        PackedMatrix { data: self.data, shape: self.shape }
+        PackedMatrix { data: Data::Owned(self.data), shape: self.shape }
     }
 }
 
-/// Where one panel's weights come from.
-pub(crate) struct PanelJob<'a> {
-    dtype: Dtype,
-    inputs: usize,
+enum Source<'a> {
+    Floats(Floats<'a>),
+    /// With its first row.
+    Codes(&'a dyn CodeSource, usize),
+}
+
+/// Step `k` of row `r` is element `first + r * row + k * step`.
+struct Floats<'a> {
     source: Raw<'a>,
-    /// First element of each lane; a lane without one is left alone.
-    starts: [Option<usize>; LANES],
-    /// From one step to the next.
+    first: usize,
+    row: usize,
     step: usize,
 }
 
-/// Packs one panel.
-#[inline(always)]
-pub(crate) fn panel<L: Lanes>(l: L, job: &PanelJob<'_>, panel: &mut [u8]) {
-    let done = match (job.dtype, job.source.dtype()) {
-        (Dtype::F32, Dtype::F32) => words::<L, 1>(l, job, panel),
-        (Dtype::Bf16, Dtype::Bf16) => words::<L, 2>(l, job, panel),
-        _ => 0,
-    };
-    match job.dtype {
-        Dtype::F32 => elements_to::<f32>(job, panel, done),
-        Dtype::F16 => elements_to::<f16>(job, panel, done),
-        Dtype::Bf16 => elements_to::<bf16>(job, panel, done),
-    }
-}
-
-/// The fast way for whole panels that need no conversion: both layouts are 4-byte words of `PER_WORD` steps, transposed.
-/// Returns how many steps it has done.
-#[inline(always)]
-fn words<L: Lanes, const PER_WORD: usize>(l: L, job: &PanelJob<'_>, panel: &mut [u8]) -> usize {
-    const BLOCK: usize = LANES * size_of::<f32>();
-    let mut starts = [0; LANES];
-    for (start, given) in starts.iter_mut().zip(job.starts) {
-        match given {
-            Some(given) if job.step == 1 => *start = given * (4 / PER_WORD),
-            _ => return 0,
+impl Floats<'_> {
+    /// One row, widened.
+    fn read(&self, row: usize, out: &mut [f32]) {
+        let start = self.first + row * self.row;
+        if self.step == 1 {
+            return self.source.slice(start..start + out.len()).widen_into(out);
         }
-    }
-    let blocks = job.inputs / PER_WORD / LANES;
-    let (out, _) = bytemuck::cast_slice_mut::<u8, f32>(panel).as_chunks_mut::<LANES>();
-    for block in 0..blocks {
-        let mut rows = [l.splat(0.0); LANES];
-        for (row, start) in rows.iter_mut().zip(starts) {
-            let (bytes, _) = job.source.bytes()[start + block * BLOCK..][..BLOCK].as_chunks::<4>();
-            let words: [f32; LANES] =
-                std::array::from_fn(|i| f32::from_bits(u32::from_ne_bytes(bytes[i])));
-            *row = l.load(&words);
-        }
-        l.transpose(&mut rows);
-        for (out, row) in out[block * LANES..][..LANES].iter_mut().zip(rows) {
-            l.store(row, out);
-        }
-    }
-    blocks * LANES * PER_WORD
-}
-
-/// The general way, from step `first`.
-fn elements_to<E: Element>(job: &PanelJob<'_>, panel: &mut [u8], first: usize) {
-    let panel: &mut [E] = bytemuck::cast_slice_mut(panel);
-    match job.source.dtype() {
-        Dtype::F32 => elements::<f32, E>(job, panel, first),
-        Dtype::F16 => elements::<f16, E>(job, panel, first),
-        Dtype::Bf16 => elements::<bf16, E>(job, panel, first),
-    }
-}
-
-fn elements<S: Element, E: Element>(job: &PanelJob<'_>, panel: &mut [E], first: usize) {
-    /// Steps at a time, so that what is written stays in the cache from lane to lane.
-    const STEPS: usize = 64;
-    let bytes = job.source.bytes();
-    for block in (first..job.inputs).step_by(STEPS) {
-        for (lane, start) in job.starts.iter().enumerate() {
-            let Some(start) = start else { continue };
-            for k in block..(block + STEPS).min(job.inputs) {
-                let value = S::read(&bytes[(start + k * job.step) * size_of::<S>()..]);
-                panel[E::panel_index(k, lane)] = if S::DTYPE == E::DTYPE {
-                    bytemuck::cast(value)
-                } else {
-                    E::from_f32(value.to_f32())
-                };
-            }
+        for (k, out) in out.iter_mut().enumerate() {
+            let at = start + k * self.step;
+            self.source.slice(at..at + 1).widen_into(std::slice::from_mut(out));
         }
     }
 }

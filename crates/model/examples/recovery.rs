@@ -66,6 +66,7 @@ fn plan(
     let context = usize::try_from(CONTEXT)?;
     let request = MemoryRequest {
         dtype: None,
+        quantization: None,
         kv_dtype: None,
         block_size: Some(block_size),
         kv_cache_memory_bytes: None,

@@ -79,6 +79,7 @@ impl Bench {
         let bytes_of_a_block = |plan: &MemoryPlan| plan.kv_bytes_per_block;
         let mut request = MemoryRequest {
             dtype: None,
+            quantization: None,
             kv_dtype: None,
             block_size: Some(BLOCK as usize),
             kv_cache_memory_bytes: None,

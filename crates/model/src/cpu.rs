@@ -4,15 +4,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use folio_core::plan::StepPlan;
 use folio_kernels::{
-    self as kernels, AllocError, AttendSpec, Batch, Context, Dtype, Epilogue, Isa, KvCache,
-    KvShape, PackedMatrix, RopeStyle, View, ViewMut,
+    self as kernels, AllocError, AttendSpec, Batch, Context, Epilogue, Isa, KvCache, KvShape,
+    PackedMatrix, View, ViewMut,
 };
 
 use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
-use crate::weights::LinearTensors;
+use crate::weights::{Elements, LinearTensors, MatrixLayout, PackedPlace, Tensor};
 
 /// A team of threads and the instructions they use.
 pub struct Cpu {
@@ -124,24 +124,38 @@ impl Backend for Cpu {
     fn matrix(
         &self,
         tensors: &LinearTensors<'_>,
-        dtype: Dtype,
-        form: Form,
+        layout: &MatrixLayout,
     ) -> Result<PackedMatrix, ModelError> {
-        let inputs = tensors.inputs;
-        let outputs = tensors.parts.iter().map(|(.., rows)| rows.len()).sum::<usize>();
-        let builder = match form {
-            Form::Plain => PackedMatrix::builder(dtype, outputs, inputs),
-            Form::Gated => PackedMatrix::gated_builder(dtype, outputs / 2, inputs),
+        let (inputs, segments) = (tensors.inputs, layout.segments());
+        let gated = layout.form == Form::Gated;
+        if let Some((Tensor { file, name, elements: Elements::Packed { matrix, .. } }, ..)) =
+            tensors.parts.first()
+        {
+            let PackedPlace { file: mapped, start } = *matrix;
+            return PackedMatrix::from_mapped(mapped, start, &segments, inputs, gated)
+                .map_err(|e| ModelError::tensor(file, name, e.to_string()));
+        }
+        let builder = match segments.as_slice() {
+            [gate, up] if gated => {
+                PackedMatrix::gated_builder([gate.format, up.format], gate.outputs, inputs)
+            }
+            segments => PackedMatrix::builder(segments, inputs),
         };
         let mut builder = builder.map_err(|e| short(&e))?;
         let mut first = 0;
         for (tensor, stored, rows) in &tensors.parts {
-            let raw = tensor.raw;
-            if tensors.transposed {
-                builder.fill_transposed(&self.context, first, raw, *stored, rows.clone());
-            } else {
-                let source = raw.slice(rows.start * inputs..rows.end * inputs);
-                builder.fill(&self.context, first, source);
+            match &tensor.elements {
+                Elements::Floats(raw) if tensors.transposed => {
+                    builder.fill_transposed(&self.context, first, *raw, *stored, rows.clone());
+                }
+                Elements::Floats(raw) => {
+                    let source = raw.slice(rows.start * inputs..rows.end * inputs);
+                    builder.fill(&self.context, first, source);
+                }
+                Elements::Codes { source, .. } => {
+                    builder.fill_codes(&self.context, first, &**source, rows.clone());
+                }
+                Elements::Packed { .. } => unreachable!("all parts of a packed matrix are packed"),
             }
             first += rows.len();
         }
@@ -210,7 +224,7 @@ impl Backend for Cpu {
         cache: &mut KvCache,
     ) {
         let (stride, rows) = (qkv.width, step.tokens.len());
-        let Rotation { heads, kv_heads, head_dim, dims, head_norms } = *rotation;
+        let Rotation { heads, kv_heads, head_dim, dims, style, head_norms } = *rotation;
         let queries = 0..heads * head_dim;
         let keys = queries.end..queries.end + kv_heads * head_dim;
         let values = keys.end..keys.end + kv_heads * head_dim;
@@ -222,7 +236,6 @@ impl Backend for Cpu {
             }
         }
         if dims > 0 {
-            let style = RopeStyle::Half;
             let rope = kernels::Rope { style, head_dim, dims, cos: &step.cos, sin: &step.sin };
             for columns in [queries, keys.clone()] {
                 let view = ViewMut::new(data, stride, columns);

@@ -55,6 +55,14 @@ impl ModelError {
         Self::Field { file: "config.json", field: field.to_owned(), problem: problem.into() }
     }
 
+    /// The same about a field of another file.
+    pub(crate) fn in_file(self, file: &'static str) -> Self {
+        match self {
+            Self::Field { field, problem, .. } => Self::Field { file, field, problem },
+            other => other,
+        }
+    }
+
     pub(crate) fn tensor(file: &str, tensor: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { file: file.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
     }

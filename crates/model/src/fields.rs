@@ -20,6 +20,12 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// Fields that come from elsewhere; `file` is what messages call it.
+    #[must_use]
+    pub(crate) fn new(file: &'static str, values: Map<String, Value>) -> Self {
+        Self { file, within: "", values }
+    }
+
     /// Parses a whole file, which must hold one JSON object.
     ///
     /// # Errors
@@ -38,7 +44,7 @@ impl Fields {
         Self { file, within: "", values: Map::new() }
     }
 
-    fn bad(&self, field: &str, problem: impl Into<String>) -> ModelError {
+    pub(crate) fn bad(&self, field: &str, problem: impl Into<String>) -> ModelError {
         ModelError::Field {
             file: self.file,
             field: format!("{}{field}", self.within),

@@ -6,6 +6,7 @@
 use folio_kernels::{AttendSpec, Epilogue};
 
 use crate::backend::{Backend, Linear, Norm, Rotation, Step};
+use crate::rope::RopeStyle;
 use crate::scratch::Scratch;
 use crate::spec::{ModelSpec, Placement, Position};
 
@@ -142,11 +143,16 @@ impl<B: Backend> Model<B> {
     }
 
     fn rotation<'a>(&self, layer: &'a Layer<B>) -> Rotation<'a, B> {
+        let style = match &self.spec.position {
+            Position::Rope(rope) => rope.style,
+            Position::Learned { .. } => RopeStyle::Half,
+        };
         Rotation {
             heads: self.spec.heads,
             kv_heads: self.spec.kv_heads,
             head_dim: self.spec.head_dim,
             dims: 2 * self.frequencies.len(),
+            style,
             head_norms: layer.head_norms.as_ref(),
         }
     }

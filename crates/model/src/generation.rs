@@ -1,4 +1,4 @@
-//! `generation_config.json`: where texts end and what its makers recommend for sampling.
+//! Where texts end and what a model's makers recommend for sampling: `generation_config.json`, or GGUF metadata.
 
 use folio_core::ids::Token;
 use folio_core::params::GenerationDefaults;
@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::ModelError;
 use crate::fields::Fields;
+use crate::gguf::Metadata;
 use crate::source::{MOST_CONFIG_BYTES, ModelSource};
 
 const FILE: &str = "generation_config.json";
@@ -31,15 +32,58 @@ pub(crate) fn read_generation(
     let defaults = GenerationDefaults {
         temperature: number("temperature")?,
         top_p: number("top_p")?,
-        top_k: top_k(&fields)?,
+        top_k: top_k(&fields, "top_k")?,
         min_p: number("min_p")?,
         repetition_penalty: number("repetition_penalty")?,
     };
     Ok((eos, defaults))
 }
 
-fn top_k(fields: &Fields) -> Result<Option<i64>, ModelError> {
-    let value = fields.count("top_k", 0..=usize::try_from(i32::MAX).unwrap_or(usize::MAX))?;
+/// Names under which vocabularies that do not point at them have the ends of turns.
+const ENDS_OF_TURNS: &[&str] = &[
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+];
+
+/// The same from the metadata of a GGUF file.
+pub(crate) fn read_gguf_generation(
+    metadata: &Metadata,
+    vocab: usize,
+) -> Result<(Vec<Token>, GenerationDefaults), ModelError> {
+    let mut eos = Vec::new();
+    for name in ["eos", "eot", "eom"] {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        eos.extend(metadata.token(&key, vocab)?.map(Token));
+    }
+    let texts = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let kinds = metadata.wholes("tokenizer.ggml.token_type")?.unwrap_or_default();
+    for ((id, text), kind) in (0..).zip(texts.iter().take(vocab)).zip(kinds) {
+        const CONTROL: i128 = 3;
+        if *kind == CONTROL && ENDS_OF_TURNS.contains(&text.as_str()) && !eos.contains(&Token(id)) {
+            eos.push(Token(id));
+        }
+    }
+    eos.dedup();
+    let fields = metadata.fields();
+    let number =
+        |name: &str| fields.number(&format!("general.sampling.{name}"), f64::MIN..=f64::MAX);
+    let defaults = GenerationDefaults {
+        temperature: number("temp")?,
+        top_p: number("top_p")?,
+        top_k: top_k(&fields, "general.sampling.top_k")?,
+        min_p: number("min_p")?,
+        repetition_penalty: number("penalty_repeat")?,
+    };
+    Ok((eos, defaults))
+}
+
+fn top_k(fields: &Fields, field: &str) -> Result<Option<i64>, ModelError> {
+    let value = fields.count(field, 0..=usize::try_from(i32::MAX).unwrap_or(usize::MAX))?;
     Ok(value.and_then(|k| i64::try_from(k).ok()))
 }
 

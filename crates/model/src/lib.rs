@@ -12,11 +12,13 @@ pub mod backend;
 pub mod block_size;
 mod check;
 mod checkpoint;
+mod converted;
 mod cpu;
 mod error;
 pub mod fields;
 mod forward;
 mod generation;
+pub mod gguf;
 mod load;
 mod memory;
 pub mod names;
@@ -35,6 +37,7 @@ use folio_core::exec::Executor;
 pub use folio_kernels::{Dtype, Isa};
 
 pub use crate::checkpoint::Checkpoint;
+pub use crate::converted::{Conversion, convert};
 pub use crate::cpu::Cpu;
 pub use crate::error::ModelError;
 pub use crate::load::Progress;
@@ -43,6 +46,7 @@ pub use crate::runner::Runner;
 pub use crate::source::{EmbeddedFiles, ModelSource};
 pub use crate::spec::ModelSpec;
 pub use crate::swap::SwapStore;
+pub use crate::weights::Quantization;
 
 // Dimensions are bounded so that products of two fit 64 bits.
 const _: () = assert!(usize::BITS >= 64);

@@ -9,7 +9,9 @@ use crate::forward::{Embedding, Layer, Model};
 use crate::memory::MemoryPlan;
 use crate::sizes::WeightSizes;
 use crate::spec::{ModelSpec, NormKind, NormSpec, Position};
-use crate::weights::{LayerTensors, LinearTensors, ModelTensors, NormTensors};
+use crate::weights::{
+    Keep, Kept, LayerTensors, LinearTensors, MatrixLayout, ModelTensors, NormTensors,
+};
 
 /// How far loading has come, in bytes of the weights as they will lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +30,9 @@ pub(crate) fn load_model<B: Backend>(
 ) -> Result<Model<B>, ModelError> {
     let spec = checkpoint.spec();
     let tensors = checkpoint.tensors()?;
-    let loader = Loader { backend, spec, dtype: plan.dtype };
-    let sizes = WeightSizes::new(spec, plan.dtype);
+    let keep = plan.keep();
+    let loader = Loader { backend, spec, keep };
+    let sizes = WeightSizes::new(spec, &checkpoint.inventory().kept(keep));
     let total = sizes.total;
     let mut done = 0;
     let mut report = |bytes: u64| {
@@ -37,16 +40,18 @@ pub(crate) fn load_model<B: Backend>(
         progress(Progress { done, total });
     };
     report(0);
-    let table = |tensors| backend.matrix(tensors, plan.dtype, Form::Plain);
-    let embedding =
-        if spec.tied { Embedding::Tied } else { Embedding::Own(table(&tensors.embed)?) };
-    let positions = tensors.positions.as_ref().map(table).transpose()?;
-    report(sizes.tables);
     let mut layers = Vec::with_capacity(spec.layers);
-    let ModelTensors { layers: stored, final_norm, logits, .. } = tensors;
-    for (layer, window) in stored.into_iter().zip(&spec.windows) {
+    let ModelTensors { embed, positions, layers: stored, final_norm, logits } = tensors;
+    let table = |tensors: LinearTensors<'_>, kept: Kept| {
+        backend.matrix(&tensors, &MatrixLayout::new(&tensors, Form::Plain).kept(kept))
+    };
+    let embedding =
+        if spec.tied { Embedding::Tied } else { Embedding::Own(table(embed, keep.tables())?) };
+    let positions = positions.map(|tensors| table(tensors, keep.positions())).transpose()?;
+    report(sizes.tables);
+    for ((layer, window), bytes) in stored.into_iter().zip(&spec.windows).zip(sizes.layers) {
         layers.push(loader.layer(layer, *window)?);
-        report(sizes.layer);
+        report(bytes);
     }
     let model = Model {
         embed_scale: spec.embed_scale.map(|scale| round(scale, plan.dtype)),
@@ -54,7 +59,7 @@ pub(crate) fn load_model<B: Backend>(
         positions,
         layers,
         final_norm: loader.norm(final_norm),
-        logits: loader.linear(logits, Form::Plain)?,
+        logits: loader.linear(logits, keep.tables(), Form::Plain)?,
         frequencies: match &spec.position {
             Position::Rope(rope) => rope.frequencies(),
             Position::Learned { .. } => Vec::new(),
@@ -68,7 +73,7 @@ pub(crate) fn load_model<B: Backend>(
 struct Loader<'a, B: Backend> {
     backend: &'a B,
     spec: &'a ModelSpec,
-    dtype: Dtype,
+    keep: Keep,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -79,6 +84,7 @@ impl<B: Backend> Loader<'_, B> {
     ) -> Result<Layer<B>, ModelError> {
         let spec = self.spec;
         let up = if spec.gated { Form::Gated } else { Form::Plain };
+        let linear = |tensors, form| self.linear(tensors, self.keep.layers(), form);
         Ok(Layer {
             attention_norm: self.norm(tensors.attention_norm),
             post_attention_norm: tensors.post_attention_norm.map(|n| self.norm(n)),
@@ -87,10 +93,10 @@ impl<B: Backend> Loader<'_, B> {
             head_norms: tensors
                 .query_key_norms
                 .map(|(query, key)| (self.head_norm(query), self.head_norm(key))),
-            qkv: self.linear(tensors.qkv, Form::Plain)?,
-            output: self.linear(tensors.output, Form::Plain)?,
-            up: self.linear(tensors.up, up)?,
-            down: self.linear(tensors.down, Form::Plain)?,
+            qkv: linear(tensors.qkv, Form::Plain)?,
+            output: linear(tensors.output, Form::Plain)?,
+            up: linear(tensors.up, up)?,
+            down: linear(tensors.down, Form::Plain)?,
             attend: AttendSpec {
                 heads: spec.heads,
                 scale: spec.attention_scale,
@@ -101,8 +107,14 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
-    fn linear(&self, tensors: LinearTensors<'_>, form: Form) -> Result<Linear<B>, ModelError> {
-        let matrix = self.backend.matrix(&tensors, self.dtype, form)?;
+    fn linear(
+        &self,
+        tensors: LinearTensors<'_>,
+        kept: Kept,
+        form: Form,
+    ) -> Result<Linear<B>, ModelError> {
+        let layout = MatrixLayout::new(&tensors, form).kept(kept);
+        let matrix = self.backend.matrix(&tensors, &layout)?;
         Ok(Linear { matrix, bias: tensors.bias.map(|bias| self.backend.vector(bias)) })
     }
 

@@ -14,6 +14,7 @@ use crate::scratch::ScratchShape;
 use crate::sizes::{WeightSizes, wide};
 use crate::spec::ModelSpec;
 use crate::swap;
+use crate::weights::{Inventory, Keep, Quantization};
 
 /// Without an explicit size the cache takes at most this share, in percent, of what weights and activations leave over.
 const DEFAULT_SHARE_PERCENT: u64 = 80;
@@ -33,8 +34,10 @@ pub struct SwapRequest {
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRequest<'a> {
-    /// Kind of the weights; `None`: as they are stored.
+    /// Kind of the weights that are floats; `None`: as they are stored.
     pub dtype: Option<Dtype>,
+    /// What float weights are quantised to, if anything.
+    pub quantization: Option<Quantization>,
     /// Kind of keys and values; `None`: that of the weights.
     pub kv_dtype: Option<Dtype>,
     /// Positions per block, 1 to 256; `None`: 16 for f32 and 32 for 16-bit keys and values.
@@ -68,8 +71,12 @@ impl MemoryRequest<'_> {
 /// How memory will be spent. All sizes are in bytes unless they say otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Kind of the weights.
+    /// Kind of the weights that are floats.
     pub dtype: Dtype,
+    /// What float weights are quantised to, if anything.
+    pub quantization: Option<Quantization>,
+    /// The kinds of weights by name, such as `bfloat16` or `Q4_K + Q6_K`.
+    pub weights: String,
     /// Kind of keys and values.
     pub kv_dtype: Dtype,
     /// Positions per block.
@@ -113,7 +120,7 @@ impl MemoryPlan {
         checkpoint: &Checkpoint,
         request: &MemoryRequest<'_>,
     ) -> Result<Self, DoesNotFit> {
-        let facts = Facts { spec: checkpoint.spec(), stored: checkpoint.stored_dtype() };
+        let facts = Facts { spec: checkpoint.spec(), inventory: checkpoint.inventory() };
         Self::for_facts(&facts, request)
     }
 
@@ -190,8 +197,10 @@ impl MemoryPlan {
     /// Everything but the number of blocks, which stays 0.
     fn fixed(facts: &Facts<'_>, request: &MemoryRequest<'_>) -> Result<Self, Misfit> {
         let spec = facts.spec;
-        let dtype = request.dtype.unwrap_or(facts.stored);
-        let kv_dtype = request.kv_dtype(facts.stored);
+        let stored = facts.inventory.dtype();
+        let dtype = request.dtype.unwrap_or(stored);
+        let kv_dtype = request.kv_dtype(stored);
+        let kept = facts.kept(request)?;
         let block_size = request.block_size.unwrap_or(if kv_dtype == Dtype::F32 { 16 } else { 32 });
         in_range("--block-size", block_size, MOST_BLOCK_SIZE)?;
         in_range("--max-num-seqs", request.max_num_seqs, MOST_TOKENS)?;
@@ -218,13 +227,15 @@ impl MemoryPlan {
         let per_token = 2 * wide(spec.layers) * wide(spec.kv_width()) * wide(kv_dtype.bytes());
         let mut plan = Self {
             dtype,
+            quantization: request.quantization,
+            weights: kept.names(),
             kv_dtype,
             block_size,
             max_model_len,
             max_num_seqs: request.max_num_seqs,
             max_num_batched_tokens: request.max_num_batched_tokens,
             threads: request.threads,
-            weight_bytes: WeightSizes::new(spec, dtype).total,
+            weight_bytes: WeightSizes::new(spec, &kept).total,
             activation_bytes: 0,
             workspace_bytes: 0,
             kv_bytes_per_token: per_token,
@@ -239,6 +250,11 @@ impl MemoryPlan {
         plan.workspace_bytes = plan.workspace(spec, &kv);
         plan.plan_swap(request)?;
         Ok(plan)
+    }
+
+    /// What becomes of the stored matrices.
+    pub(crate) fn keep(&self) -> Keep {
+        Keep { dtype: self.dtype, quantization: self.quantization }
     }
 
     fn activations(&self, spec: &ModelSpec) -> u64 {
@@ -305,7 +321,17 @@ impl MemoryPlan {
 /// What a plan needs to know of a model.
 pub(crate) struct Facts<'a> {
     pub(crate) spec: &'a ModelSpec,
-    pub(crate) stored: Dtype,
+    pub(crate) inventory: &'a Inventory,
+}
+
+impl Facts<'_> {
+    /// The matrices as they will lie in memory.
+    fn kept(&self, request: &MemoryRequest<'_>) -> Result<Inventory, Misfit> {
+        match self.inventory.keep(request.dtype, request.quantization) {
+            Ok(keep) => Ok(self.inventory.kept(keep)),
+            Err(problem) => Err(Misfit::Flag(DoesNotFit { problem, remedies: Vec::new() })),
+        }
+    }
 }
 
 /// Why there is no plan.

@@ -7,6 +7,8 @@
 
 use std::f64::consts::TAU;
 
+pub use folio_kernels::RopeStyle;
+
 use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::spec::bounds;
@@ -18,12 +20,14 @@ pub struct Rope {
     pub theta: f64,
     /// How many channels of a head turn: the first ones; even.
     pub dims: usize,
+    /// Which two channels turn together.
+    pub style: RopeStyle,
     /// How wavelengths were stretched after training.
     pub scaling: RopeScaling,
 }
 
 /// How wavelengths were stretched to reach a longer context.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -32,6 +36,8 @@ pub enum RopeScaling {
         /// By how much.
         factor: f64,
     },
+    /// Each by its own factor, one per pair of channels.
+    PerPair(Vec<f32>),
     /// Long ones by `factor`, short ones not, and a ramp between.
     Llama3 {
         /// By how much.
@@ -90,6 +96,7 @@ impl Rope {
         Ok(Self {
             theta: theta.unwrap_or(10_000.0),
             dims: share(head_dim, partial.unwrap_or(defaults.partial)),
+            style: RopeStyle::Half,
             scaling: RopeScaling::read(nested)?,
         })
     }
@@ -106,6 +113,14 @@ impl Rope {
                     "makes {} of a head's {head_dim} channels turn; an even number is needed",
                     self.dims
                 ),
+            ));
+        }
+        if let RopeScaling::PerPair(factors) = &self.scaling
+            && factors.len() != self.dims / 2
+        {
+            return Err(ModelError::config(
+                "rope_scaling",
+                format!("has {} factors for {} pairs of channels", factors.len(), self.dims / 2),
             ));
         }
         Ok(())
@@ -125,7 +140,7 @@ impl Rope {
             .map(|pair| {
                 let exponent = (2 * pair) as f32 / self.dims as f32;
                 let plain = 1.0 / (self.theta.powf(f64::from(exponent)) as f32);
-                self.scaling.apply(f64::from(plain)) as f32
+                self.scaling.apply(pair, f64::from(plain)) as f32
             })
             .collect()
     }
@@ -168,11 +183,12 @@ impl RopeScaling {
         }
     }
 
-    fn apply(self, frequency: f64) -> f64 {
+    fn apply(&self, pair: usize, frequency: f64) -> f64 {
         match self {
             Self::None => frequency,
+            Self::PerPair(factors) => frequency / f64::from(factors[pair]),
             Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low_frequency, high_frequency, original_context } => {
+            &Self::Llama3 { factor, low_frequency, high_frequency, original_context } => {
                 let turns = original_context * frequency / TAU;
                 if turns < low_frequency {
                     frequency / factor

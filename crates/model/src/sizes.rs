@@ -2,17 +2,16 @@
 //!
 //! The memory plan and the loader's progress use the same numbers.
 
-use folio_kernels::{Dtype, PackedMatrix};
-
-use crate::spec::{ModelSpec, NormKind, Placement, Position};
+use crate::spec::{ModelSpec, NormKind, Placement};
+use crate::weights::{Inventory, MatrixLayout};
 
 /// Bytes of the parts that are loaded one by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WeightSizes {
     /// Token embedding of its own, and learned positions.
     pub(crate) tables: u64,
-    /// One layer.
-    pub(crate) layer: u64,
+    /// Each layer.
+    pub(crate) layers: Vec<u64>,
     /// The final norm and the vocabulary head.
     pub(crate) head: u64,
     /// Everything.
@@ -20,34 +19,30 @@ pub(crate) struct WeightSizes {
 }
 
 impl WeightSizes {
-    /// Sizes with matrices kept as `dtype`; numbers too large to count are [`u64::MAX`].
+    /// Sizes of what is kept like this; numbers too large to count are [`u64::MAX`].
     #[must_use]
-    pub(crate) fn new(spec: &ModelSpec, dtype: Dtype) -> Self {
-        let table = |rows: usize| packed(dtype, rows, spec.hidden);
-        let positions = match spec.position {
-            Position::Learned { offset } => table(spec.context + offset),
-            Position::Rope(_) => 0,
-        };
-        let tables = positions.saturating_add(if spec.tied { 0 } else { table(spec.vocab) });
-        let layer = layer_matrices(spec, dtype).saturating_add(layer_vectors(spec));
-        let head = packed(dtype, spec.vocab, spec.hidden)
+    pub(crate) fn new(spec: &ModelSpec, kept: &Inventory) -> Self {
+        let tables = sum(kept.embed.iter().chain(&kept.positions).map(matrix_bytes));
+        let vectors_of_layer = layer_vectors(spec);
+        let layers: Vec<u64> = kept
+            .layers
+            .iter()
+            .map(|layer| sum(layer.iter().map(matrix_bytes)).saturating_add(vectors_of_layer))
+            .collect();
+        let head = matrix_bytes(&kept.head)
             .saturating_add(vectors(norm_vectors(spec) * spec.hidden))
             .saturating_add(if spec.biases.logits { vectors(spec.vocab) } else { 0 });
-        let total = layer.saturating_mul(wide(spec.layers)).saturating_add(tables);
-        Self { tables, layer, head, total: total.saturating_add(head) }
+        let total = sum(layers.iter().copied().chain([tables, head]));
+        Self { tables, layers, head, total }
     }
 }
 
-fn layer_matrices(spec: &ModelSpec, dtype: Dtype) -> u64 {
-    let up = if spec.gated {
-        PackedMatrix::gated_bytes(dtype, spec.intermediate, spec.hidden).map_or(u64::MAX, wide)
-    } else {
-        packed(dtype, spec.intermediate, spec.hidden)
-    };
-    packed(dtype, spec.qkv_width(), spec.hidden)
-        .saturating_add(packed(dtype, spec.hidden, spec.query_width()))
-        .saturating_add(up)
-        .saturating_add(packed(dtype, spec.hidden, spec.intermediate))
+fn sum(parts: impl Iterator<Item = u64>) -> u64 {
+    parts.fold(0, u64::saturating_add)
+}
+
+fn matrix_bytes(matrix: &MatrixLayout) -> u64 {
+    matrix.packed_bytes().map_or(u64::MAX, wide)
 }
 
 fn layer_vectors(spec: &ModelSpec) -> u64 {
@@ -70,10 +65,6 @@ fn layer_vectors(spec: &ModelSpec) -> u64 {
 
 fn norm_vectors(spec: &ModelSpec) -> usize {
     if spec.norm.kind == NormKind::Layer { 2 } else { 1 }
-}
-
-fn packed(dtype: Dtype, outputs: usize, inputs: usize) -> u64 {
-    PackedMatrix::packed_bytes(dtype, outputs, inputs).map_or(u64::MAX, wide)
 }
 
 fn vectors(floats: usize) -> u64 {

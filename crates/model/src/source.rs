@@ -1,4 +1,4 @@
-//! Where a model's files come from: a folder, or the binary itself.
+//! Where a model's files come from: a folder, one file, or the binary itself.
 //!
 //! Names are plain file names, never paths, so that no file of a model can point outside its folder. Links are followed:
 //! the Hugging Face cache consists of them. Sizes are checked before anything is read, and only regular files are opened,
@@ -24,8 +24,10 @@ pub type EmbeddedFiles = &'static [(&'static str, &'static [u8])];
 /// A model's files.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
-    /// A folder as Hugging Face lays it out.
+    /// A folder as Hugging Face lays it out, or with one GGUF model in it.
     Folder(PathBuf),
+    /// One GGUF file, or any part of a split one; the others lie beside it.
+    File(PathBuf),
     /// Files inside the binary.
     Embedded {
         /// What the model is called.
@@ -33,6 +35,12 @@ pub enum ModelSource {
         /// The same files a folder would hold.
         files: EmbeddedFiles,
     },
+}
+
+/// Where files are looked for.
+enum Place<'a> {
+    Folder(&'a Path),
+    Embedded(EmbeddedFiles),
 }
 
 /// The bytes of a whole file, mapped or part of the binary.
@@ -60,6 +68,29 @@ pub(crate) fn is_plain(name: &str) -> bool {
 }
 
 impl ModelSource {
+    /// What lies at `path`: a file or else a folder.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        if path.is_file() { Self::File(path) } else { Self::Folder(path) }
+    }
+
+    /// The name of the one file, if it is one.
+    pub(crate) fn file_name(&self) -> Option<String> {
+        match self {
+            Self::File(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            Self::Folder(_) | Self::Embedded { .. } => None,
+        }
+    }
+
+    /// A model's folder; a file's is the one around it.
+    fn place(&self) -> Place<'_> {
+        match self {
+            Self::Embedded { files, .. } => Place::Embedded(files),
+            Self::Folder(folder) => Place::Folder(folder),
+            Self::File(path) => Place::Folder(path.parent().unwrap_or(Path::new(""))),
+        }
+    }
+
     /// The contents of a file, or `None` when there is none of that name.
     ///
     /// # Errors
@@ -73,9 +104,9 @@ impl ModelSource {
         name: &str,
         most: u64,
     ) -> Result<Option<Vec<u8>>, ModelError> {
-        let bytes = match self {
-            Self::Embedded { files, .. } => find(files, name).map(<[u8]>::to_vec),
-            Self::Folder(folder) => match regular(folder, name)? {
+        let bytes = match self.place() {
+            Place::Embedded(files) => find(files, name).map(<[u8]>::to_vec),
+            Place::Folder(folder) => match regular(folder, name)? {
                 None => None,
                 Some(path) => Some(read_at_most(&path, name, most)?),
             },
@@ -88,9 +119,9 @@ impl ModelSource {
 
     /// Maps a file, or `None` when there is none of that name.
     pub(crate) fn map(&self, name: &str) -> Result<Option<FileBytes>, ModelError> {
-        let bytes = match self {
-            Self::Embedded { files, .. } => find(files, name).map(FileBytes::Embedded),
-            Self::Folder(folder) => match regular(folder, name)? {
+        let bytes = match self.place() {
+            Place::Embedded(files) => find(files, name).map(FileBytes::Embedded),
+            Place::Folder(folder) => match regular(folder, name)? {
                 None => None,
                 Some(path) => {
                     let mapped = MappedFile::open(&path).map_err(|e| cannot_read(name, &e))?;
@@ -107,9 +138,9 @@ impl ModelSource {
     /// The names in the folder, as far as they are text; at most the first few thousand.
     pub(crate) fn names(&self) -> Vec<String> {
         const MOST: usize = 4096;
-        match self {
-            Self::Embedded { files, .. } => files.iter().map(|(n, _)| (*n).to_owned()).collect(),
-            Self::Folder(folder) => fs::read_dir(folder)
+        match self.place() {
+            Place::Embedded(files) => files.iter().map(|(n, _)| (*n).to_owned()).collect(),
+            Place::Folder(folder) => fs::read_dir(folder)
                 .map(|entries| {
                     entries
                         .take(MOST)

@@ -103,6 +103,13 @@ impl TokenizerConfig {
         Ok(Self { tokens, add_bos_token: file.add_bos_token, templates })
     }
 
+    /// What a GGUF file says instead of a `tokenizer_config.json`.
+    #[must_use]
+    pub fn new(tokens: SpecialTokens, add_bos_token: Option<bool>, template: Option<&str>) -> Self {
+        let templates = template.map(|source| (DEFAULT.to_owned(), source.to_owned()));
+        Self { tokens, add_bos_token, templates: templates.into_iter().collect() }
+    }
+
     /// The source of the chat template: the one named `tool_use` for conversations with tools, if there is one, else the
     /// default. A list of templates without a default has none.
     #[must_use]

@@ -15,6 +15,7 @@ mod stops;
 mod table;
 mod template;
 mod tokenizer;
+mod vocabulary;
 
 pub use config::{ConfigError, TokenizerConfig};
 pub use detok::Detokenizer;
@@ -22,3 +23,4 @@ pub use ending::StopCheck;
 pub use stops::{Found, StopFinder};
 pub use template::{ChatTemplate, DateTime, RenderInput, SpecialTokens, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};
+pub use vocabulary::Vocabulary;

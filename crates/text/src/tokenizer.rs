@@ -26,6 +26,12 @@ pub enum TokenizerError {
         /// What is wrong.
         detail: String,
     },
+    /// The vocabulary of a GGUF file is not one.
+    #[error("the vocabulary in the GGUF file cannot be used: {detail}")]
+    Vocabulary {
+        /// What is wrong.
+        detail: String,
+    },
     /// The text is too long to be encoded.
     #[error("the text has {length} bytes, the limit is {limit}; shorten it")]
     TooLong {

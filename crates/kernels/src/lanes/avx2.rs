@@ -29,7 +29,7 @@ macro_rules! on_cpu {
 
 /// Lanes 0 to 7 and 8 to 15.
 #[derive(Clone, Copy)]
-pub(crate) struct V(__m256, __m256);
+pub(crate) struct V(pub(super) __m256, pub(super) __m256);
 
 /// Transposes eight rows of eight.
 ///

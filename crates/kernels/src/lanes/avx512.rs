@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::{LANES, Lanes};
 
-/// Proof that the CPU has AVX-512 F, VL, BW and DQ, AVX2, FMA and F16C.
+/// Proof that the CPU has AVX-512 F, VL, BW, DQ and VNNI, AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 

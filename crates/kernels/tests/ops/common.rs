@@ -1,6 +1,6 @@
 //! Random numbers, contexts and comparisons for the other modules.
 
-use folio_kernels::{Context, Dtype, Isa, Raw};
+use folio_kernels::{Context, Dtype, Isa, Raw, Segment, WeightFormat};
 use half::{bf16, f16};
 
 /// A small random number generator (splitmix64): the same numbers on every machine.
@@ -103,4 +103,9 @@ pub(crate) fn rounded(dtype: Dtype, numbers: &[f32]) -> Vec<f32> {
 
 pub(crate) fn wide(numbers: &[f32]) -> Vec<f64> {
     numbers.iter().map(|x| f64::from(*x)).collect()
+}
+
+/// A whole matrix of floats.
+pub(crate) fn floats(dtype: Dtype, outputs: usize) -> Segment {
+    Segment { format: WeightFormat::Float(dtype), outputs }
 }

@@ -1,9 +1,11 @@
 //! Linear layers.
 
-use folio_kernels::{Activation, Context, Dtype, Epilogue, PackedMatrix, Raw, linear};
+use folio_kernels::{
+    Activation, Context, Dtype, Epilogue, PackedMatrix, Raw, WeightFormat, linear,
+};
 
 use crate::common::{
-    DTYPES, Random, alone, assert_close, assert_same_bits, encode, rounded, same_everywhere,
+    DTYPES, Random, alone, assert_close, assert_same_bits, encode, floats, rounded, same_everywhere,
 };
 use crate::elementwise::activation64;
 
@@ -14,13 +16,14 @@ fn packed(
     inputs: usize,
     weights: &[f32],
 ) -> PackedMatrix {
-    let mut builder = PackedMatrix::builder(dtype, outputs, inputs).unwrap();
+    let mut builder = PackedMatrix::builder(&[floats(dtype, outputs)], inputs).unwrap();
     builder.fill(ctx, 0, Raw::new(dtype, &encode(dtype, weights)));
     builder.finish()
 }
 
 fn gated(ctx: &Context, dtype: Dtype, half: usize, inputs: usize, weights: &[f32]) -> PackedMatrix {
-    let mut builder = PackedMatrix::gated_builder(dtype, half, inputs).unwrap();
+    let mut builder =
+        PackedMatrix::gated_builder([WeightFormat::Float(dtype); 2], half, inputs).unwrap();
     // In two pieces, as from separate tensors.
     let bytes = encode(dtype, weights);
     let (gate, up) = bytes.split_at(bytes.len() / 2);

@@ -1,9 +1,11 @@
 //! Packed matrices: filled from pieces, transposed, converted, and read back.
 
-use folio_kernels::{Context, Dtype, Epilogue, PackedMatrix, Raw, embed_packed, linear};
+use folio_kernels::{
+    Context, Dtype, Epilogue, PackedMatrix, Raw, WeightFormat, embed_packed, linear,
+};
 
 use crate::common::{
-    DTYPES, Random, alone, assert_same_bits, contexts, encode, rounded, same_everywhere,
+    DTYPES, Random, alone, assert_same_bits, contexts, encode, floats, rounded, same_everywhere,
 };
 
 /// All rows, widened.
@@ -25,10 +27,12 @@ fn what_is_packed_is_read_back() {
                     // One byte too far, so that no element is aligned.
                     let mut bytes = vec![0];
                     bytes.extend(encode(from, &numbers));
-                    let mut builder = PackedMatrix::builder(to, outputs, inputs).unwrap();
+                    let mut builder =
+                        PackedMatrix::builder(&[floats(to, outputs)], inputs).unwrap();
                     builder.fill(&ctx, 0, Raw::new(from, &bytes[1..]));
                     let w = builder.finish();
-                    assert_eq!(Some(w.bytes()), PackedMatrix::packed_bytes(to, outputs, inputs));
+                    let bytes = WeightFormat::Float(to).packed_bytes(outputs, inputs);
+                    assert_eq!(Some(w.bytes().len()), bytes);
                     assert_same_bits(
                         &rounded(to, &numbers),
                         &rows(&ctx, &w),
@@ -50,7 +54,7 @@ fn pieces_and_transposed_pieces_make_the_same_matrix() {
         let numbers = rounded(dtype, &numbers);
         let bytes = encode(dtype, &numbers);
         let source = Raw::new(dtype, &bytes);
-        let mut pieces = PackedMatrix::builder(dtype, outputs, inputs).unwrap();
+        let mut pieces = PackedMatrix::builder(&[floats(dtype, outputs)], inputs).unwrap();
         for (first, end) in [(40, 75), (0, 17), (17, 40)] {
             pieces.fill(&ctx, first, source.slice(first * inputs..end * inputs));
         }
@@ -59,7 +63,7 @@ fn pieces_and_transposed_pieces_make_the_same_matrix() {
             .map(|i| numbers[i])
             .collect();
         let turned = encode(dtype, &turned);
-        let mut transposed = PackedMatrix::builder(dtype, outputs, inputs).unwrap();
+        let mut transposed = PackedMatrix::builder(&[floats(dtype, outputs)], inputs).unwrap();
         for columns in [30..75, 0..30] {
             transposed.fill_transposed(
                 &ctx,
@@ -86,7 +90,7 @@ fn an_embedding_is_read_from_the_packed_table() {
         let expected: Vec<f32> =
             ids.iter().flat_map(|id| &table[*id as usize * width..][..width]).copied().collect();
         let found = same_everywhere(|ctx| {
-            let mut builder = PackedMatrix::builder(dtype, vocabulary, width).unwrap();
+            let mut builder = PackedMatrix::builder(&[floats(dtype, vocabulary)], width).unwrap();
             builder.fill(ctx, 0, Raw::new(dtype, &bytes));
             let mut out = vec![f32::NAN; ids.len() * width];
             embed_packed(ctx, &builder.finish(), &ids, &mut out);
@@ -100,7 +104,7 @@ fn an_embedding_is_read_from_the_packed_table() {
 fn infinities_in_the_padding_do_not_matter() {
     // The missing odd step of a panel is zero; an infinite activation beside it must not become NaN.
     let ctx = alone();
-    let mut builder = PackedMatrix::builder(Dtype::Bf16, 1, 3).unwrap();
+    let mut builder = PackedMatrix::builder(&[floats(Dtype::Bf16, 1)], 3).unwrap();
     builder.fill(&ctx, 0, Raw::from_f32(&[1.0, 1.0, 1.0]));
     let mut y = [0.0; 2];
     let x = [1.0, 2.0, 3.0, f32::INFINITY, 0.0, 0.0];
@@ -112,7 +116,7 @@ fn infinities_in_the_padding_do_not_matter() {
 #[should_panic(expected = "never filled")]
 fn a_gap_is_noticed() {
     let ctx = alone();
-    let mut builder = PackedMatrix::builder(Dtype::F32, 3, 2).unwrap();
+    let mut builder = PackedMatrix::builder(&[floats(Dtype::F32, 3)], 2).unwrap();
     builder.fill(&ctx, 1, Raw::from_f32(&[1.0; 4]));
     let _ = builder.finish();
 }
@@ -121,14 +125,16 @@ fn a_gap_is_noticed() {
 #[should_panic(expected = "filled twice")]
 fn an_overlap_is_noticed() {
     let ctx = alone();
-    let mut builder = PackedMatrix::builder(Dtype::F32, 3, 2).unwrap();
+    let mut builder = PackedMatrix::builder(&[floats(Dtype::F32, 3)], 2).unwrap();
     builder.fill(&ctx, 0, Raw::from_f32(&[1.0; 4]));
     builder.fill(&ctx, 1, Raw::from_f32(&[1.0; 4]));
 }
 
 #[test]
 fn what_cannot_be_allocated_is_an_error() {
-    assert!(PackedMatrix::builder(Dtype::F32, usize::MAX / 16, 1 << 20).is_err());
-    assert!(PackedMatrix::gated_builder(Dtype::F32, usize::MAX, 1).is_err());
-    assert_eq!(PackedMatrix::packed_bytes(Dtype::F32, usize::MAX, 16), None);
+    assert!(PackedMatrix::builder(&[floats(Dtype::F32, usize::MAX / 16)], 1 << 20).is_err());
+    assert!(
+        PackedMatrix::gated_builder([WeightFormat::Float(Dtype::F32); 2], usize::MAX, 1).is_err()
+    );
+    assert_eq!(WeightFormat::Float(Dtype::F32).packed_bytes(usize::MAX, 16), None);
 }

@@ -5,7 +5,7 @@ use folio_kernels::{
     PackedMatrix, Raw, View, activate, attend, exp_in_place, linear, norm, softcap,
 };
 
-use crate::common::{Random, contexts};
+use crate::common::{Random, contexts, floats};
 
 /// FNV-1a over the bits.
 fn checksum(numbers: &[f32]) -> u64 {
@@ -23,7 +23,7 @@ fn forward(ctx: &Context) -> Vec<f32> {
     norm(ctx, &Norm::Layer { weight: &weight, bias: Some(&weight), eps: 1e-5 }, &x, &mut y);
 
     let outputs = (heads + 2 * kv_heads) * dim;
-    let mut builder = PackedMatrix::builder(Dtype::Bf16, outputs, width).unwrap();
+    let mut builder = PackedMatrix::builder(&[floats(Dtype::Bf16, outputs)], width).unwrap();
     builder.fill(ctx, 0, Raw::from_f32(&random.numbers(outputs * width)));
     let mut qkv = vec![0.0; tokens * outputs];
     linear(ctx, &y, &builder.finish(), None, Epilogue::Store, &mut qkv);

@@ -3,6 +3,7 @@
 //! A checkpoint is served only when its architecture is in [`FAMILIES`]; a family is there only when golden answers pin it.
 
 mod gemma2;
+pub(crate) mod gguf;
 mod gpt2;
 mod gpt_neox;
 mod llama;
@@ -48,12 +49,6 @@ pub const FAMILIES: &[Family] = &[
 /// When the architecture is not served, or a field is missing, out of range or asks for what is not served.
 pub fn read(config: &Fields) -> Result<(ModelSpec, Names), ModelError> {
     let family = family(config)?;
-    if config.value("quantization_config").is_some() {
-        return Err(ModelError::config(
-            "quantization_config",
-            "says that the weights are quantised, which is not supported; use the float32, float16 or bfloat16 weights",
-        ));
-    }
     let (spec, names) = (family.read)(config)?;
     spec.check()?;
     Ok((spec, names))

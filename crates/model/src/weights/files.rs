@@ -1,4 +1,4 @@
-//! Which file holds which tensor: one `model.safetensors`, or shards listed in `model.safetensors.index.json`.
+//! Which file holds which tensor: one `model.safetensors`, shards listed in `model.safetensors.index.json`, or GGUF files.
 //!
 //! Pickle files are refused: reading them means running whatever program they contain.
 
@@ -6,9 +6,12 @@ use folio_kernels::Raw;
 use rustc_hash::FxHashMap;
 use serde_json::Value;
 
-use super::safetensors::SafetensorsFile;
+use super::packed::Scheme;
+use super::safetensors::{Plain, SafetensorsFile};
+use super::stored::{Elements, Tensor};
 use crate::error::ModelError;
 use crate::fields::Fields;
+use crate::gguf::{BlockMatrix, Found, GgufFile, Metadata, StoredTensor};
 use crate::source::{MOST_CONFIG_BYTES, ModelSource, is_plain};
 
 const SINGLE: &str = "model.safetensors";
@@ -17,32 +20,73 @@ const MOST_SHARDS: usize = 4096;
 
 /// All weight files of a model, opened and their headers read.
 pub struct WeightFiles {
-    files: Vec<SafetensorsFile>,
-    /// With shards: which of `files` the index gives for a tensor.
+    files: Vec<WeightFile>,
+    /// With several files: which of `files` holds, or is said to hold, a tensor.
     index: Option<FxHashMap<String, usize>>,
+    /// What says which tensor is where, for messages.
+    index_name: String,
+    /// How linear layers that have no `.weight` are stored.
+    scheme: Option<Scheme>,
 }
 
-/// A stored tensor, where it lies.
-#[derive(Clone)]
-pub struct Tensor<'a> {
-    /// The file, for messages.
-    pub file: &'a str,
-    /// The full name.
-    pub name: String,
-    /// Dimensions, outermost first.
-    pub shape: &'a [usize],
-    /// The elements.
-    pub raw: Raw<'a>,
+enum WeightFile {
+    Safetensors(SafetensorsFile),
+    Gguf(GgufFile),
+}
+
+impl WeightFile {
+    fn name(&self) -> &str {
+        match self {
+            Self::Safetensors(file) => &file.name,
+            Self::Gguf(file) => &file.name,
+        }
+    }
+
+    fn contains(&self, tensor: &str) -> bool {
+        match self {
+            Self::Safetensors(file) => file.contains(tensor),
+            Self::Gguf(file) => file.tensor(tensor).is_some(),
+        }
+    }
+
+    /// Shape and contents; `None` when the file has none of that name.
+    fn tensor(&self, name: &str) -> Option<Result<(&[usize], Elements<'_>), ModelError>> {
+        match self {
+            Self::Safetensors(file) => {
+                let found = file.tensor(name)?;
+                Some(found.map(|(shape, raw)| (shape, Elements::Floats(raw))))
+            }
+            Self::Gguf(file) => {
+                let stored = file.tensor(name)?;
+                let elements = gguf_elements(&stored).ok_or_else(|| {
+                    ModelError::tensor(&file.name, name, "is not whole blocks of its kind")
+                });
+                Some(elements.map(|elements| (stored.shape, elements)))
+            }
+        }
+    }
+}
+
+fn gguf_elements<'a>(stored: &StoredTensor<'a>) -> Option<Elements<'a>> {
+    if let Some(dtype) = stored.kind.float() {
+        return Some(Elements::Floats(Raw::new(dtype, stored.bytes)));
+    }
+    let (inputs, outer) = stored.shape.split_last()?;
+    let outputs = outer.iter().product();
+    let source = BlockMatrix::new(stored.kind, outputs, *inputs, stored.bytes)?;
+    Some(Elements::Codes { source: Box::new(source), name: stored.kind.name() })
 }
 
 impl WeightFiles {
-    /// Opens the single file or all shards.
+    /// Opens the single file or all shards of a Hugging Face folder, whose linear layers may be stored by `scheme`.
     ///
     /// # Errors
     /// When there are none, or one is missing or damaged.
-    pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
+    pub fn open(source: &ModelSource, scheme: Option<Scheme>) -> Result<Self, ModelError> {
+        let index_name = INDEX.to_owned();
         if let Some(bytes) = source.map(SINGLE)? {
-            return Ok(Self { files: vec![SafetensorsFile::open(SINGLE, bytes)?], index: None });
+            let file = WeightFile::Safetensors(SafetensorsFile::open(SINGLE, bytes)?);
+            return Ok(Self { files: vec![file], index: None, index_name, scheme });
         }
         let Some(index) = source.read_bounded(INDEX, MOST_CONFIG_BYTES)? else {
             return Err(no_weights(source));
@@ -54,10 +98,38 @@ impl WeightFiles {
                 let bytes = source.map(name)?.ok_or_else(|| {
                     ModelError::file(name, format!("is missing; {INDEX} lists it"))
                 })?;
-                SafetensorsFile::open(name, bytes)
+                SafetensorsFile::open(name, bytes).map(WeightFile::Safetensors)
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { files, index: Some(index) })
+        Ok(Self { files, index: Some(index), index_name, scheme })
+    }
+
+    /// Opens a GGUF model, whose first file has the metadata.
+    ///
+    /// # Errors
+    /// When a part is missing or damaged, or two hold the same tensor.
+    pub(crate) fn open_gguf(
+        source: &ModelSource,
+        found: &Found,
+    ) -> Result<(Self, Metadata), ModelError> {
+        let mut files = Vec::with_capacity(found.files.len());
+        let mut index = FxHashMap::default();
+        let mut metadata = None;
+        for (number, name) in found.files.iter().enumerate() {
+            let bytes = source.map(name)?.ok_or_else(|| ModelError::file(name, "is missing"))?;
+            let mut file = GgufFile::open(name, bytes)?;
+            for tensor in file.names() {
+                if let Some(other) = index.insert(tensor.to_owned(), number) {
+                    let other = found.files.get(other).map_or("", String::as_str);
+                    return Err(ModelError::tensor(name, tensor, format!("is in {other} too")));
+                }
+            }
+            metadata.get_or_insert_with(|| std::mem::take(&mut file.metadata));
+            files.push(WeightFile::Gguf(file));
+        }
+        let index_name = found.model_name().to_owned();
+        let files = Self { files, index: Some(index), index_name, scheme: None };
+        Ok((files, metadata.unwrap_or_default()))
     }
 
     /// Whether a tensor of this name is stored or promised.
@@ -65,8 +137,35 @@ impl WeightFiles {
     pub fn contains(&self, name: &str) -> bool {
         match &self.index {
             Some(index) => index.contains_key(name),
-            None => self.files.iter().any(|f| f.tensor(name).is_some()),
+            None => self.files.iter().any(|f| f.contains(name)),
         }
+    }
+
+    /// The file that holds, or should hold, a tensor.
+    fn file_of(&self, name: &str) -> Result<&WeightFile, ModelError> {
+        let listed = match &self.index {
+            Some(index) => index.get(name).and_then(|&file| self.files.get(file)),
+            None => self.files.first(),
+        };
+        listed.ok_or_else(|| {
+            let problem = "is not listed, but the model needs it";
+            ModelError::tensor(&self.index_name, name, problem)
+        })
+    }
+
+    /// The names and shapes of all tensors of a GGUF model.
+    pub(crate) fn gguf_shapes(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        let names = self.files.iter().flat_map(|file| match file {
+            WeightFile::Gguf(file) => file.names().collect(),
+            WeightFile::Safetensors(_) => Vec::new(),
+        });
+        names.filter_map(|name| Some((name, self.shape(name)?)))
+    }
+
+    /// The shape of a tensor, if it is stored.
+    pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let (shape, _) = self.file_of(name).ok()?.tensor(name)?.ok()?;
+        Some(shape.to_vec())
     }
 
     /// The tensor of this name, which must have this shape.
@@ -74,26 +173,62 @@ impl WeightFiles {
     /// # Errors
     /// When it is missing, of an unknown kind, or shaped otherwise.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>, ModelError> {
-        let listed = match &self.index {
-            Some(index) => index.get(name).and_then(|&file| self.files.get(file)),
-            None => self.files.first(),
-        };
-        let Some(file) = listed else {
-            return Err(ModelError::tensor(INDEX, name, "is not listed, but the model needs it"));
-        };
-        let Some(found) = file.tensor(name) else {
-            return Err(ModelError::tensor(&file.name, name, "is missing, but the model needs it"));
-        };
-        let (stored, raw) = found?;
-        if stored != shape {
-            return Err(ModelError::tensor(
-                &file.name,
-                name,
-                format!("has shape {stored:?}, but by config.json it must have {shape:?}"),
-            ));
-        }
-        Ok(Tensor { file: &file.name, name: name.to_owned(), shape: stored, raw })
+        let file = self.file_of(name)?;
+        let missing =
+            || ModelError::tensor(file.name(), name, "is missing, but the model needs it");
+        let (stored, elements) = file.tensor(name).ok_or_else(missing)??;
+        check_shape(file.name(), name, stored, shape)?;
+        Ok(Tensor { file: file.name(), name: name.to_owned(), elements })
     }
+
+    /// The weights of a linear layer, `[outputs, inputs]`, or the other way round where `transposed` and not quantised.
+    ///
+    /// # Errors
+    /// As [`WeightFiles::tensor`].
+    pub fn matrix(
+        &self,
+        layer: &str,
+        outputs: usize,
+        inputs: usize,
+        transposed: bool,
+    ) -> Result<Tensor<'_>, ModelError> {
+        let name = format!("{layer}.weight");
+        if let Some(scheme) = &self.scheme
+            && self.contains(&scheme.codes_name(layer))
+        {
+            let tensor = |suffix: &str| self.stored(&format!("{layer}.{suffix}"));
+            let elements = scheme.elements(&tensor, outputs, inputs)?;
+            let file = self.file_of(&scheme.codes_name(layer))?.name();
+            return Ok(Tensor { file, name: scheme.codes_name(layer), elements });
+        }
+        let shape = if transposed { [inputs, outputs] } else { [outputs, inputs] };
+        self.tensor(&name, &shape)
+    }
+
+    /// A tensor of any kind of number; `None` when there is none of that name.
+    fn stored(&self, name: &str) -> Result<Option<Plain<'_>>, ModelError> {
+        if !self.contains(name) {
+            return Ok(None);
+        }
+        match self.file_of(name)? {
+            WeightFile::Safetensors(file) => file.plain(name).transpose(),
+            WeightFile::Gguf(_) => Ok(None),
+        }
+    }
+}
+
+pub(super) fn check_shape(
+    file: &str,
+    tensor: &str,
+    stored: &[usize],
+    expected: &[usize],
+) -> Result<(), ModelError> {
+    if stored == expected {
+        return Ok(());
+    }
+    let problem =
+        format!("has shape {stored:?}, but by the model's configuration it must have {expected:?}");
+    Err(ModelError::tensor(file, tensor, problem))
 }
 
 /// The shards' names, and which of them holds which tensor.
@@ -145,8 +280,5 @@ fn no_weights(source: &ModelSource) -> ModelError {
              in Python, transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) writes model.safetensors",
         );
     }
-    if let Some(gguf) = with(&[".gguf"]) {
-        return ModelError::file(gguf, "is GGUF, which is not supported; safetensors weights are");
-    }
-    ModelError::file(SINGLE, format!("is missing, and so is {INDEX}"))
+    ModelError::file(SINGLE, format!("is missing, and so are {INDEX} and GGUF files"))
 }

@@ -4,8 +4,17 @@
 //! fail for want of a tensor after minutes of work.
 
 mod files;
+mod inventory;
+mod packed;
+mod quantise;
 mod resolve;
 mod safetensors;
+mod stored;
 
-pub use files::{Tensor, WeightFiles};
+pub use files::WeightFiles;
+pub use inventory::MatrixLayout;
+pub(crate) use inventory::{Inventory, Keep, Kept};
+pub use packed::Scheme;
+pub use quantise::Quantization;
 pub use resolve::{LayerTensors, LinearTensors, ModelTensors, NormTensors};
+pub use stored::{Elements, PackedPlace, Stored, Tensor};

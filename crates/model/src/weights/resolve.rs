@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use folio_kernels::{Dtype, Raw};
+use folio_kernels::Raw;
 
-use super::files::{Tensor, WeightFiles};
+use super::files::WeightFiles;
+use super::stored::Tensor;
 use crate::error::ModelError;
 use crate::names::{LinearRule, Names};
 use crate::spec::{ModelSpec, NormKind};
@@ -89,22 +90,6 @@ impl<'a> ModelTensors<'a> {
             logits: finder.linear(&names.logits(spec, prefix))?,
         })
     }
-
-    /// The kind that most elements of the matrices are stored in.
-    #[must_use]
-    pub fn stored_dtype(&self) -> Dtype {
-        let layers = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.up, &l.down]);
-        let matrices = layers.chain([&self.embed]);
-        let mut counts = [(Dtype::F32, 0), (Dtype::F16, 0), (Dtype::Bf16, 0)];
-        for raw in matrices.flat_map(|m| m.parts.iter().map(|(tensor, ..)| &tensor.raw)) {
-            for (dtype, count) in &mut counts {
-                if *dtype == raw.dtype() {
-                    *count += raw.len();
-                }
-            }
-        }
-        counts.iter().max_by_key(|(_, count)| *count).map_or(Dtype::F32, |(dtype, _)| *dtype)
-    }
 }
 
 struct Finder<'a, 'b> {
@@ -152,17 +137,13 @@ impl<'a> Finder<'a, '_> {
         let mut parts = Vec::with_capacity(rule.parts.len());
         let mut bias = rule.bias.then(Vec::new);
         for part in &rule.parts {
-            let name = format!("{}.weight", part.tensor);
-            let shape = if rule.transposed {
-                [rule.inputs, part.stored]
-            } else {
-                [part.stored, rule.inputs]
-            };
-            parts.push((self.files.tensor(&name, &shape)?, part.stored, part.rows.clone()));
+            let weights =
+                self.files.matrix(&part.tensor, part.stored, rule.inputs, rule.transposed)?;
+            parts.push((weights, part.stored, part.rows.clone()));
             if let Some(bias) = &mut bias {
                 let name = format!("{}.bias", part.tensor);
                 let tensor = self.files.tensor(&name, &[part.stored])?;
-                bias.extend(finite(&tensor, &tensor.raw.slice(part.rows.clone()))?);
+                bias.extend(finite(&tensor, &tensor.floats()?.slice(part.rows.clone()))?);
             }
         }
         Ok(LinearTensors { parts, inputs: rule.inputs, transposed: rule.transposed, bias })
@@ -170,7 +151,7 @@ impl<'a> Finder<'a, '_> {
 
     fn vector(&self, name: &str, width: usize) -> Result<Vec<f32>, ModelError> {
         let tensor = self.files.tensor(name, &[width])?;
-        finite(&tensor, &tensor.raw)
+        finite(&tensor, &tensor.floats()?)
     }
 }
 

@@ -21,6 +21,15 @@ pub(super) struct SafetensorsFile {
     tensors: FxHashMap<String, TensorInfo>,
 }
 
+/// A tensor of any kind, for those who know what to make of it.
+pub(super) struct Plain<'a> {
+    pub(super) file: &'a str,
+    pub(super) name: String,
+    pub(super) dtype: safetensors::Dtype,
+    pub(super) shape: &'a [usize],
+    pub(super) bytes: &'a [u8],
+}
+
 impl SafetensorsFile {
     pub(super) fn open(name: &str, bytes: FileBytes) -> Result<Self, ModelError> {
         let bad = |problem: String| ModelError::file(name, problem);
@@ -64,6 +73,23 @@ impl SafetensorsFile {
         Ok(Self { name: name.to_owned(), data: LENGTH_BYTES + length, bytes, tensors })
     }
 
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor of any kind; `None` when the file has none of that name.
+    pub(super) fn plain(&self, name: &str) -> Option<Result<Plain<'_>, ModelError>> {
+        let info = self.tensors.get(name)?;
+        let bytes = self.bytes_of(name, info);
+        Some(bytes.map(|bytes| Plain {
+            file: &self.name,
+            name: name.to_owned(),
+            dtype: info.dtype,
+            shape: &info.shape,
+            bytes,
+        }))
+    }
+
     /// Kind, shape and contents of a tensor; `None` when the file has none of that name.
     #[allow(clippy::type_complexity, reason = "one caller, which names the three at once")]
     pub(super) fn tensor(&self, name: &str) -> Option<Result<(&[usize], Raw<'_>), ModelError>> {
@@ -90,13 +116,14 @@ impl SafetensorsFile {
                 ));
             }
         };
+        Ok((&info.shape, Raw::new(dtype, self.bytes_of(name, info)?)))
+    }
+
+    fn bytes_of(&self, name: &str, info: &TensorInfo) -> Result<&[u8], ModelError> {
         let (from, to) = info.data_offsets;
         // `open` has seen that the last tensor ends with the file, and the crate that they tile it.
         let bytes = self.bytes.get(self.data..).and_then(|data| data.get(from..to));
-        let bytes = bytes.ok_or_else(|| {
-            ModelError::tensor(&self.name, name, "lies beyond the end of the file")
-        })?;
-        Ok((&info.shape, Raw::new(dtype, bytes)))
+        bytes.ok_or_else(|| ModelError::tensor(&self.name, name, "lies beyond the end of the file"))
     }
 }
 

@@ -4,7 +4,9 @@ use folio_core::exec::{Drawn, Executor, Score, StepOutput};
 use folio_core::ids::{BlockId, SeqId, Token};
 use folio_core::params::{ParamLimits, Params, Requested, Sampling};
 use folio_core::plan::{Draw, Row, StepPlan};
-use folio_model::{Checkpoint, Cpu, Dtype, Isa, MemoryPlan, MemoryRequest, ModelSource, Runner};
+use folio_model::{
+    Checkpoint, Cpu, Dtype, Isa, MemoryPlan, MemoryRequest, ModelSource, Quantization, Runner,
+};
 
 /// A small generator, so that shuffles are the same everywhere.
 pub(crate) struct Random(pub u64);
@@ -36,6 +38,7 @@ impl Random {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) dtype: Option<Dtype>,
+    pub(crate) quantization: Option<Quantization>,
     pub(crate) kv_dtype: Option<Dtype>,
     pub(crate) block_size: usize,
     pub(crate) threads: usize,
@@ -50,6 +53,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             dtype: None,
+            quantization: None,
             kv_dtype: None,
             block_size: 16,
             threads: 1,
@@ -61,13 +65,14 @@ impl Default for Setup {
 }
 
 pub(crate) fn open(folder: &std::path::Path) -> Checkpoint {
-    Checkpoint::open(&ModelSource::Folder(folder.to_owned()))
+    Checkpoint::open(&ModelSource::at(folder.to_owned()))
         .unwrap_or_else(|e| panic!("{folder:?}: {e}"))
 }
 
 pub(crate) fn request(setup: &Setup) -> MemoryRequest<'static> {
     MemoryRequest {
         dtype: setup.dtype,
+        quantization: setup.quantization,
         kv_dtype: setup.kv_dtype,
         block_size: Some(setup.block_size),
         kv_cache_memory_bytes: None,

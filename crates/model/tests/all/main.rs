@@ -10,9 +10,13 @@
 
 mod beams;
 mod block_size;
+mod converted;
 mod driver;
 mod folder;
 mod generation;
+mod gguf;
+mod gguf_families;
+mod gguf_file;
 mod golden;
 mod hostile;
 mod invariance;
@@ -20,6 +24,8 @@ mod memory;
 mod naive;
 mod one_truth;
 mod oracle;
+mod packed;
+mod quantization;
 mod sample;
 mod spec;
 mod swap;

@@ -4,16 +4,18 @@
 //! contiguous list and takes an ordinary softmax over it.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use folio_core::exec::{Drawn, Score};
 use folio_core::ids::Token;
 use folio_core::plan::StepPlan;
-use folio_kernels::{Activation, AttendSpec, Epilogue};
-use folio_model::backend::{
-    Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want,
+use folio_kernels::{
+    Activation, AttendSpec, Bits, CodeFormat, CodeRow, CodeSource, Epilogue, SUPERBLOCK, Scaling,
 };
+use folio_model::backend::{Answer, Backend, CacheShape, Linear, Norm, Rotation, Step, Task, Want};
+use folio_model::rope::RopeStyle;
 use folio_model::spec::NormKind;
-use folio_model::weights::LinearTensors;
+use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored};
 use folio_model::{Dtype, ModelError};
 
 pub(crate) struct Naive;
@@ -82,13 +84,66 @@ fn norm_row(norm: &Norm<Naive>, x: &[f64]) -> Vec<f64> {
     weighed.map(|(i, (v, w))| (v - mean) * factor * (w + offset) + bias(i)).collect()
 }
 
-fn rotate(head: &mut [f64], dims: usize, cos: &[f32], sin: &[f32]) {
+fn rotate(style: RopeStyle, head: &mut [f64], dims: usize, cos: &[f32], sin: &[f32]) {
     let half = dims / 2;
     for i in 0..half {
         let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
-        let (a, b) = (head[i], head[i + half]);
-        head[i] = a * c - b * s;
-        head[i + half] = b * c + a * s;
+        let (first, second) = match style {
+            RopeStyle::Half => (i, i + half),
+            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+        };
+        let (a, b) = (head[first], head[second]);
+        head[first] = a * c - b * s;
+        head[second] = b * c + a * s;
+    }
+}
+
+/// What codes stand for: the published definitions, in f32 as their reference computes them.
+pub(crate) fn weights(format: CodeFormat, row: &CodeRow) -> Vec<f32> {
+    let group = format.group.unwrap_or(row.codes.len());
+    let centre = match format.bits {
+        Bits::Four => 8.0,
+        Bits::Five => 16.0,
+        Bits::Six => 32.0,
+        Bits::Eight => 128.0,
+    };
+    let one = |(i, code): (usize, &u8)| {
+        let (code, g, s) = (f32::from(*code), i / group, i / SUPERBLOCK);
+        match format.scaling {
+            Scaling::Centred => row.scales[g].to_f32() * (code - centre),
+            Scaling::Zeros => row.scales[g].to_f32() * (code - f32::from(row.zeros[g])),
+            Scaling::Minima => row.scales[g].to_f32() * code + row.minima[g].to_f32(),
+            Scaling::NestedCentred => {
+                row.scales[s].to_f32() * f32::from(row.group_scales[g]) * (code - centre)
+            }
+            Scaling::NestedMinima => {
+                let scale = row.scales[s].to_f32() * f32::from(row.group_scales[g]);
+                scale * code - row.minima[s].to_f32() * f32::from(row.group_minima[g])
+            }
+        }
+    };
+    row.codes.iter().enumerate().map(one).collect()
+}
+
+/// All rows of a matrix of codes.
+pub(crate) fn read_weights(source: &dyn CodeSource, rows: Range<usize>) -> Vec<Vec<f32>> {
+    let mut row = [CodeRow::default()];
+    rows.map(|output| {
+        source.read(output, &mut row);
+        weights(source.format(), &row[0])
+    })
+    .collect()
+}
+
+/// A group of weights by the rule of quantisation on load: the largest gets the largest code that both signs have.
+fn quantised(bits: Bits) -> impl Fn(&[f32]) -> Vec<f64> {
+    let most = if bits == Bits::Eight { 127.0 } else { 7.0 };
+    move |group| {
+        let largest = group.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let scale = half::f16::from_f32(largest / most).to_f32();
+        let code = |x: &f32| (x / scale).round_ties_even().clamp(-most - 1.0, most);
+        let weight = |x| if scale > 0.0 { f64::from(scale * code(x)) } else { 0.0 };
+        group.iter().map(weight).collect()
     }
 }
 
@@ -98,16 +153,39 @@ impl Backend for Naive {
     type Buffer = Rows;
     type Cache = NaiveCache;
 
-    fn matrix(&self, t: &LinearTensors<'_>, dtype: Dtype, _: Form) -> Result<Rows, ModelError> {
+    fn matrix(&self, t: &LinearTensors<'_>, layout: &MatrixLayout) -> Result<Rows, ModelError> {
         let mut rows = Vec::new();
-        for (tensor, stored, range) in &t.parts {
-            let values = tensor.raw.to_f32();
+        for ((tensor, stored, range), (_, kept)) in t.parts.iter().zip(&layout.parts) {
+            let values = match &tensor.elements {
+                Elements::Floats(raw) => raw.to_f32(),
+                Elements::Codes { source, .. } => {
+                    let exact = read_weights(&**source, range.clone()).into_iter();
+                    rows.extend(exact.map(|row| row.into_iter().map(f64::from).collect()));
+                    continue;
+                }
+                Elements::Packed { .. } => {
+                    return Err(ModelError::Machine(
+                        "the oracle reads no packed weights".to_owned(),
+                    ));
+                }
+            };
             for output in range.clone() {
                 let at = |input: usize| match t.transposed {
                     true => values[input * stored + output],
                     false => values[output * t.inputs + input],
                 };
-                rows.push((0..t.inputs).map(|input| round(at(input), dtype)).collect());
+                let floats = (0..t.inputs).map(at);
+                rows.push(match kept {
+                    Stored::Floats(dtype) => floats.map(|x| round(x, *dtype)).collect(),
+                    Stored::Codes { format, .. } => {
+                        let group = format.group.unwrap_or(t.inputs);
+                        floats
+                            .collect::<Vec<_>>()
+                            .chunks(group)
+                            .flat_map(quantised(format.bits))
+                            .collect()
+                    }
+                });
             }
         }
         Ok(Rows(rows))
@@ -187,7 +265,13 @@ impl Backend for Naive {
                 }
                 let from = step.position_rows[token] as usize * half;
                 if r.dims > 0 {
-                    rotate(x, r.dims, &step.cos[from..from + half], &step.sin[from..from + half]);
+                    rotate(
+                        r.style,
+                        x,
+                        r.dims,
+                        &step.cos[from..from + half],
+                        &step.sin[from..from + half],
+                    );
                 }
             }
         }

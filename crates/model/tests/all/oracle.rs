@@ -4,12 +4,13 @@ use std::path::Path;
 
 use folio_kernels::{Activation, AttendSpec, BatchRow, Epilogue, Raw};
 use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Rotation, Step};
+use folio_model::rope::RopeStyle;
 use folio_model::spec::{NormKind, NormSpec};
-use folio_model::weights::{LinearTensors, Tensor};
+use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored as StoredAs, Tensor};
 use folio_model::{Cpu, Dtype, Isa, MemoryPlan, Runner};
 use proptest::prelude::*;
 
-use crate::driver::{Driver, Job, Random, Setup, cpu_runner, open, request};
+use crate::driver::{Driver, Job, Outcome, Random, Setup, cpu_runner, open, request};
 use crate::golden::{ZOO, cases, shared, variants, zoo};
 use crate::naive::{Naive, Rows};
 
@@ -35,7 +36,7 @@ impl Stored {
 
     fn tensor(&self) -> Tensor<'_> {
         let raw = Raw::new(self.dtype, &self.bytes);
-        Tensor { file: "random", name: "random".to_owned(), shape: &self.shape, raw }
+        Tensor { file: "random", name: "random".to_owned(), elements: Elements::Floats(raw) }
     }
 }
 
@@ -70,10 +71,8 @@ impl Pair {
         let (rows, inputs) = (stored.shape[0], stored.shape[1]);
         let parts = vec![(stored.tensor(), rows, 0..rows)];
         let tensors = LinearTensors { parts, inputs, transposed: false, bias: None };
-        (
-            self.cpu.matrix(&tensors, dtype, Form::Plain).unwrap(),
-            self.naive.matrix(&tensors, dtype, Form::Plain).unwrap(),
-        )
+        let kept = layout(&tensors, dtype, Form::Plain);
+        (self.cpu.matrix(&tensors, &kept).unwrap(), self.naive.matrix(&tensors, &kept).unwrap())
     }
 
     fn norms(&self, random: &mut Random, spec: NormSpec, width: usize) -> (Norm<Cpu>, Norm<Naive>) {
@@ -105,6 +104,24 @@ fn assert_close((cpu, naive): &Buffers, rows: usize, tolerance: f64) {
             assert!(error <= tolerance, "row {number} column {column}: {a} and {b}");
         }
     }
+}
+
+/// All parts kept as floats of one kind.
+fn layout(tensors: &LinearTensors<'_>, dtype: Dtype, form: Form) -> MatrixLayout {
+    let mut layout = MatrixLayout::new(tensors, form);
+    for (_, stored) in &mut layout.parts {
+        *stored = StoredAs::Floats(dtype);
+    }
+    layout
+}
+
+fn rotation<B: Backend>(
+    (heads, kv_heads, head_dim): (usize, usize, usize),
+    dims: usize,
+    style: RopeStyle,
+    head_norms: Option<&(Norm<B>, Norm<B>)>,
+) -> Rotation<'_, B> {
+    Rotation { heads, kv_heads, head_dim, dims, style, head_norms }
 }
 
 fn dtype() -> impl Strategy<Value = Dtype> {
@@ -146,12 +163,14 @@ proptest! {
             let gated = matches!(epilogue, Epilogue::Gated(_));
             let form = if gated { Form::Gated } else { Form::Plain };
             let mut out = pair.random(random, rows, if gated { half } else { outputs });
+            let layout = layout(&tensors, kept, form);
             let cpu = Linear::<Cpu> {
-                matrix: pair.cpu.matrix(&tensors, kept, form).unwrap(),
+                matrix: pair.cpu.matrix(&tensors, &layout).unwrap(),
                 bias: bias.clone(),
             };
+            assert_eq!(Some(cpu.matrix.bytes().len()), layout.packed_bytes());
             let naive = Linear::<Naive> {
-                matrix: pair.naive.matrix(&tensors, kept, form).unwrap(),
+                matrix: pair.naive.matrix(&tensors, &layout).unwrap(),
                 bias: bias.clone().map(|b| pair.naive.vector(b)),
             };
             pair.cpu.linear(&cpu, epilogue, rows, &x.0, &mut out.0);
@@ -200,8 +219,9 @@ proptest! {
         seed in 0..u64::MAX, kv_heads in 1..4_usize, group in 1..4_usize, octets in 1..5_usize,
         block_size in 1..20_usize, head_normed: bool, threads in 1..3_usize,
         window in prop::option::of(1..30_usize), softcap in prop::option::of(0.5..50.0_f32),
-        rotated in 0..3_usize, kept in dtype(),
+        rotated in 0..3_usize, interleaved: bool, kept in dtype(),
     ) {
+        let style = if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half };
         let (random, pair) = (&mut Random(seed), Pair::new(threads));
         let (heads, head_dim) = (kv_heads * group, 8 * octets);
         let dims = [0, head_dim / 2, head_dim][rotated];
@@ -227,12 +247,11 @@ proptest! {
             for layer in [1 - layer, layer] {
                 let mut copy = pair.random(random, rows, total);
                 std::mem::swap(&mut copy, &mut qkv);
-                let heads_of = head_normed.then_some(&norms.0);
-                let rotation = Rotation { heads, kv_heads, head_dim, dims, head_norms: heads_of };
-                pair.cpu.rotate_and_store(&rotation, &step, layer, &mut qkv.0, &mut caches.0);
-                let heads_of = head_normed.then_some(&norms.1);
-                let rotation = Rotation { heads, kv_heads, head_dim, dims, head_norms: heads_of };
-                pair.naive.rotate_and_store(&rotation, &step, layer, &mut qkv.1, &mut caches.1);
+                let base = (heads, kv_heads, head_dim);
+                let turned = rotation(base, dims, style, head_normed.then_some(&norms.0));
+                pair.cpu.rotate_and_store(&turned, &step, layer, &mut qkv.0, &mut caches.0);
+                let turned = rotation(base, dims, style, head_normed.then_some(&norms.1));
+                pair.naive.rotate_and_store(&turned, &step, layer, &mut qkv.1, &mut caches.1);
             }
             pair.cpu.attend(&spec, &step, layer, &qkv.0, &caches.0, &mut out.0);
             pair.naive.attend(&spec, &step, layer, &qkv.1, &caches.1, &mut out.1);
@@ -270,14 +289,27 @@ fn ragged_step(random: &mut Random, tables: &[Vec<u32>], done: &mut [usize], dim
     step
 }
 
-/// The largest deviation of log-probabilities, at every prompt token and the top five of greedy steps.
-fn deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+/// What the kernels and the oracle make of the same jobs.
+fn both(folder: &Path, setup: &Setup, jobs: &[Job]) -> [Vec<Outcome>; 2] {
     let checkpoint = open(folder);
     let (mut runner, plan) = cpu_runner(&checkpoint, setup);
     let ours = Driver::new(&mut runner, &plan, 3).run(jobs, setup);
     let plan = MemoryPlan::compute(&checkpoint, &request(setup)).unwrap();
     let mut naive = Runner::load(Naive, &checkpoint, &plan, &mut |_| {}).unwrap();
-    let theirs = Driver::new(&mut naive, &plan, 4).run(jobs, setup);
+    [ours, Driver::new(&mut naive, &plan, 4).run(jobs, setup)]
+}
+
+/// The largest difference of a prompt's log-probabilities. Where activations are rounded, too, tokens may differ.
+pub(crate) fn prompt_deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+    let [ours, theirs] = both(folder, setup, jobs);
+    let pairs =
+        ours.iter().zip(&theirs).flat_map(|(a, b)| a.prompt_scores.iter().zip(&b.prompt_scores));
+    pairs.map(|(a, b)| f64::from((a.logprob - b.logprob).abs())).fold(0.0, f64::max)
+}
+
+/// The largest deviation of log-probabilities, at every prompt token and the top five of greedy steps.
+fn deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+    let [ours, theirs] = both(folder, setup, jobs);
     let mut most = 0.0_f64;
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours.ids(), theirs.ids());

@@ -104,11 +104,6 @@ fn variants_that_no_answer_pins_are_refused_by_field() {
         "`linear_attention`",
     );
     refuse("qwen2", &json!({"layer_types": ["full_attention"]}), "one entry per layer (3), not 1");
-    refuse(
-        "qwen3",
-        &json!({"quantization_config": {"quant_method": "awq"}}),
-        "`quantization_config`",
-    );
     refuse("mistral-swa16", &json!({"dtype": "float8_e4m3fn"}), "`dtype` is `float8_e4m3fn`");
 }
 

@@ -193,6 +193,7 @@ fn measuring_forgets_and_finds_rates() {
 }
 
 const SETUP: Setup = Setup {
+    quantization: None,
     dtype: None,
     kv_dtype: Some(Dtype::Bf16),
     block_size: 4,

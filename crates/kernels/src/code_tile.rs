@@ -1,0 +1,282 @@
+//! The register tile of quantised weights: a few rows times a few panels.
+//!
+//! Within a group, products of codes and steps are summed exactly in integers, so that no order matters; groups are then added to an f32
+//! sum in order, `sum = fma(float(integer) * step scale, weight scale, sum)` and, where there are minima, `sum = fma(step scale * Σ
+//! steps, minimum, sum)`. That chain is the determinism rule here; a sum that is stored and continued is the same chain.
+
+use std::ops::Range;
+
+use half::f16;
+
+use crate::codes::{Bits, Scaling};
+use crate::format::{BLOCK, CodePanel};
+use crate::lanes::LANES;
+use crate::lanes::integers::{CODES, Integers, STEPS};
+use crate::pack_codes::{plane_at, unit_of};
+
+/// `sums[r][p] (+)= Σ_k x(k, r) * weights[p][k]` over some groups.
+#[derive(Clone)]
+pub(crate) struct CodeTile<'a> {
+    pub(crate) layout: &'a CodePanel,
+    pub(crate) groups: Range<usize>,
+    /// Whether sums start at zero; otherwise at what is stored.
+    pub(crate) first: bool,
+    /// First panel.
+    pub(crate) panel: *const u8,
+    /// Codes of the first panel, a byte each: `[steps / 4][16][4]` from the first step of the groups on.
+    pub(crate) codes: *const u8,
+    /// Bytes from panel to panel of `codes`.
+    pub(crate) codes_stride: usize,
+    /// The tile's rows, from the first group on: `[steps / 4][rows][4]` and `[groups][rows]`.
+    pub(crate) steps: *const i8,
+    pub(crate) step_sums: *const i32,
+    pub(crate) step_scales: *const f32,
+    pub(crate) step_totals: *const f32,
+    /// `[rows][..]`, 16 columns per panel.
+    pub(crate) sums: *mut f32,
+    /// Floats from row to row of `sums`.
+    pub(crate) sums_stride: usize,
+}
+
+/// How far ahead of the arithmetic codes are asked for.
+const AHEAD: usize = 4096;
+
+/// What makes weights of a group of one panel's codes.
+#[derive(Clone, Copy)]
+struct Terms<L: Integers> {
+    scale: L::V,
+    /// What the codes are counted from, less what products take away already.
+    zero: L::I,
+    minimum: L::V,
+}
+
+/// # Safety
+/// `panel` must be a panel of this layout, and have the group.
+#[inline(always)]
+unsafe fn terms<L: Integers>(
+    l: L,
+    layout: &CodePanel,
+    panel: *const u8,
+    group: usize,
+    offset: i32,
+) -> Terms<L> {
+    // SAFETY: as the caller promises; sections start at multiples of 64 and hold sixteen elements for every group, or
+    // for every superblock, and only sections are read that the scaling has.
+    unsafe {
+        let halves = |section: usize| {
+            let rows = panel.add(section).cast::<[f16; LANES]>();
+            l.load_f16(&*rows.add(group / layout.nested))
+        };
+        let bytes = |section: usize| &*panel.add(section).cast::<[u8; LANES]>().add(group);
+        let signed = |section: usize| &*panel.add(section).cast::<[i8; LANES]>().add(group);
+        let centre = i32::from(layout.format.bits.centre());
+        let mut scale = halves(layout.scales);
+        let (mut zero, mut minimum) = (l.splat_integer(-offset), l.splat(0.0));
+        match layout.format.scaling {
+            Scaling::Centred => zero = l.splat_integer(centre - offset),
+            Scaling::Zeros => {
+                zero = l.subtract(l.widen_u8(bytes(layout.zeros)), l.splat_integer(offset));
+            }
+            Scaling::Minima => minimum = halves(layout.minima),
+            Scaling::NestedCentred => {
+                zero = l.splat_integer(centre - offset);
+                scale = l.mul(scale, l.to_float(l.widen_i8(signed(layout.group_scales))));
+            }
+            Scaling::NestedMinima => {
+                scale = l.mul(scale, l.to_float(l.widen_i8(signed(layout.group_scales))));
+                let minima = l.to_float(l.widen_u8(bytes(layout.group_minima)));
+                minimum = l.sub(minimum, l.mul(halves(layout.minima), minima));
+            }
+        }
+        Terms { scale, zero, minimum }
+    }
+}
+
+/// `R` rows times `P` panels. `SMALL`: codes are below 128 and in the cache; otherwise they are of eight bits and come from memory.
+///
+/// # Safety
+/// As [`tiles`], for these numbers of rows and panels.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "fixed bounds that unroll, over several arrays at once"
+)]
+#[inline(always)]
+unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(
+    l: L,
+    t: &CodeTile<'_>,
+) {
+    let offset = if SMALL { 0 } else { L::OFFSET };
+    let words = t.layout.grouping.steps / STEPS;
+    let minima = t.layout.format.scaling.has_minima();
+    // SAFETY: the caller promises that everything addressed by these bounds is valid.
+    unsafe {
+        let sum =
+            |r: usize, p: usize| t.sums.add(r * t.sums_stride + p * LANES).cast::<[f32; LANES]>();
+        let mut acc = [[l.splat(0.0); P]; R];
+        if !t.first {
+            for r in 0..R {
+                for p in 0..P {
+                    acc[r][p] = l.load(&*sum(r, p));
+                }
+            }
+        }
+        for i in 0..t.groups.len() {
+            let group = t.groups.start + i;
+            let terms: [Terms<L>; P] = std::array::from_fn(|p| {
+                terms(l, t.layout, t.panel.add(p * t.layout.bytes), group, offset)
+            });
+            let mut whole = [[l.splat_integer(0); P]; R];
+            for r in 0..R {
+                let total = l.splat_integer(-*t.step_sums.add(i * R + r));
+                for p in 0..P {
+                    whole[r][p] = l.multiply(total, terms[p].zero);
+                }
+            }
+            for word in i * words..(i + 1) * words {
+                let mut codes = [l.load_codes(&[0; CODES]); P];
+                for p in 0..P {
+                    let at = t.codes.add(p * t.codes_stride + word * CODES);
+                    if !SMALL {
+                        l.prefetch(at.wrapping_add(AHEAD));
+                    }
+                    codes[p] = l.load_codes(&*at.cast());
+                }
+                for r in 0..R {
+                    let steps = l.splat_steps(&*t.steps.add((word * R + r) * STEPS).cast());
+                    for p in 0..P {
+                        whole[r][p] = l.dot::<SMALL>(whole[r][p], codes[p], steps);
+                    }
+                }
+            }
+            for r in 0..R {
+                let scale = l.splat(*t.step_scales.add(i * R + r));
+                for p in 0..P {
+                    let product = l.mul(l.to_float(whole[r][p]), scale);
+                    acc[r][p] = l.fma(product, terms[p].scale, acc[r][p]);
+                }
+            }
+            if minima {
+                for r in 0..R {
+                    let total = l.splat(*t.step_totals.add(i * R + r));
+                    for p in 0..P {
+                        acc[r][p] = l.fma(total, terms[p].minimum, acc[r][p]);
+                    }
+                }
+            }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                l.store(acc[r][p], &mut *sum(r, p));
+            }
+        }
+    }
+}
+
+/// `R` rows times any number of panels.
+///
+/// # Safety
+/// As [`tiles`].
+#[inline(always)]
+unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
+    l: L,
+    t: &CodeTile<'_>,
+    panels: usize,
+) {
+    let mut done = 0;
+    // SAFETY: panels `done ..` are among those the caller promises; so are their columns of the sums.
+    unsafe {
+        let from = |done: usize| CodeTile {
+            panel: t.panel.add(done * t.layout.bytes),
+            codes: t.codes.add(done * t.codes_stride),
+            sums: t.sums.add(done * LANES),
+            ..t.clone()
+        };
+        if L::panels(R) == 4 {
+            while done + 4 <= panels {
+                tile::<L, SMALL, R, 4>(l, &from(done));
+                done += 4;
+            }
+        }
+        if L::panels(R) == 2 {
+            while done + 2 <= panels {
+                tile::<L, SMALL, R, 2>(l, &from(done));
+                done += 2;
+            }
+        }
+        while done < panels {
+            tile::<L, SMALL, R, 1>(l, &from(done));
+            done += 1;
+        }
+    }
+}
+
+/// `rows` rows (a size of a register tile, at most [`crate::lanes::Lanes::ROWS`]) times `panels` panels.
+///
+/// # Safety
+/// `panel` must be valid for reading `panels` panels of the layout, which must have the groups; `codes` for reading the steps of
+/// all groups of every panel; steps, their sums, scales and totals for reading all groups of all rows; `sums` for reading and writing
+/// 16 floats per panel in every row. The sums must not overlap what is read. Addresses that are only prefetched need
+/// not be valid. With `SMALL`, codes must be below 128.
+#[inline(always)]
+pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
+    l: L,
+    t: &CodeTile<'_>,
+    rows: usize,
+    panels: usize,
+) {
+    macro_rules! by_rows {
+        ($($r:literal)*) => {
+            match rows {
+                // SAFETY: as the caller promises.
+                $($r if $r <= L::ROWS => unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) },)*
+                _ => unreachable!("no register tile has {rows} rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 6 8 10 12);
+}
+
+/// Makes bytes of the codes of `blocks` blocks of fewer than eight bits: `[blocks * 2][16][4]`.
+#[inline(always)]
+pub(crate) fn unpack<L: Integers>(
+    l: L,
+    layout: &CodePanel,
+    codes: &[u8],
+    blocks: Range<usize>,
+    out: &mut [u8],
+) {
+    match layout.format.bits {
+        Bits::Four => unpack_planes::<L, 0>(l, layout, codes, blocks, out),
+        Bits::Five => unpack_planes::<L, 1>(l, layout, codes, blocks, out),
+        Bits::Six => unpack_planes::<L, 2>(l, layout, codes, blocks, out),
+        Bits::Eight => unreachable!("codes of eight bits are bytes already"),
+    }
+}
+
+#[inline(always)]
+fn unpack_planes<L: Integers, const PLANES: usize>(
+    l: L,
+    layout: &CodePanel,
+    codes: &[u8],
+    blocks: Range<usize>,
+    out: &mut [u8],
+) {
+    let (out, _) = out.as_chunks_mut::<{ BLOCK * LANES }>();
+    for (block, out) in blocks.zip(out) {
+        let (unit, inside) = unit_of(layout, block);
+        let line = &codes[unit + inside * CODES..][..CODES];
+        l.prefetch(line.as_ptr().wrapping_add(AHEAD));
+        let Some(line) = line.as_array() else { continue };
+        let (mut low, mut high) = l.nibbles(line);
+        for plane in 0..PLANES {
+            let bits = &codes[unit + plane_at(plane, inside)..][..2 * CODES / 8];
+            l.prefetch(bits.as_ptr().wrapping_add(AHEAD));
+            let (halves, _) = bits.as_chunks::<{ CODES / 8 }>();
+            low = l.add_bits(low, &halves[0], 16 << plane);
+            high = l.add_bits(high, &halves[1], 16 << plane);
+        }
+        let (halves, _) = out.as_chunks_mut::<CODES>();
+        l.store_codes(low, &mut halves[0]);
+        l.store_codes(high, &mut halves[1]);
+    }
+}
