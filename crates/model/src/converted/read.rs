@@ -63,6 +63,7 @@ impl ConvertedFile {
                 header.content_bytes
             )));
         }
+        file.read_ahead();
         let dtype = header.dtype.into();
         let place = |start: u64, bytes: Option<usize>| {
             let start = usize::try_from(start).ok().filter(|start| start.is_multiple_of(ALIGNMENT));

@@ -143,12 +143,38 @@ fn what_is_damaged_is_refused() {
     check(&|bytes| bytes.clear(), "truncated");
     check(&|bytes| bytes.truncate(20), "truncated");
     check(&|bytes| bytes.truncate(bytes.len() - 1), "truncated");
-    check(&|bytes| bytes.truncate(4000), "truncated");
+    check(&|bytes| bytes.truncate(4000), "damaged");
     check(&|bytes| bytes.push(0), "truncated or damaged");
     check(&|bytes| bytes[0] ^= 1, "not a converted model");
     check(&|bytes| bytes[8] += 1, "layout 2");
     check(&|bytes| bytes[16..24].fill(0xFF), "too short for its header");
     check(&|bytes| bytes[40] ^= 1, "checksum");
+}
+
+fn header_length(file: &[u8]) -> usize {
+    usize::try_from(u64::from_le_bytes(file[16..24].try_into().unwrap())).unwrap()
+}
+
+fn content_start(file: &[u8]) -> usize {
+    (32 + header_length(file)).next_multiple_of(4096)
+}
+
+/// Whoever changes how packed matrices lie changes what converted files mean, and must change the version in `converted`, too:
+/// then the folio that comes after refuses files of the one before.
+#[test]
+fn the_layout_is_that_of_its_version() {
+    let kinds = [
+        (Some(Dtype::F32), None, 0),
+        (Some(Dtype::Bf16), None, 0),
+        (None, Some(Quantization::Int8), 0),
+        (None, Some(Quantization::Int4 { group: 32 }), 0),
+    ];
+    for (dtype, quantization, expected) in kinds {
+        let (folder, _) = converted("layout", &zoo("qwen2"), &conversion(dtype, quantization));
+        let file = fs::read(folder.0.join(FILE)).unwrap();
+        let found = xxhash_rust::xxh3::xxh3_64(&file[content_start(&file)..]);
+        assert_eq!(found, expected, "{dtype:?} {quantization:?}: version 1 is another layout");
+    }
 }
 
 /// A header that is intact and says something else.
@@ -158,7 +184,7 @@ fn what_contradicts_itself_or_the_configuration_is_refused() {
     drop(checkpoint);
     let path = folder.0.join(FILE);
     let sound = fs::read(&path).unwrap();
-    let length = usize::try_from(u64::from_le_bytes(sound[16..24].try_into().unwrap())).unwrap();
+    let (length, content) = (header_length(&sound), content_start(&sound));
     let header: serde_json::Value = serde_json::from_slice(&sound[32..32 + length]).unwrap();
     let matrix = |field: &str, value: serde_json::Value| {
         let mut header = header.clone();
@@ -205,7 +231,7 @@ fn what_contradicts_itself_or_the_configuration_is_refused() {
         bytes.extend(xxhash_rust::xxh3::xxh3_64(&json).to_le_bytes());
         bytes.extend(&json);
         bytes.resize(bytes.len().next_multiple_of(4096), 0);
-        bytes.extend(&sound[(32 + length).next_multiple_of(4096)..]);
+        bytes.extend(&sound[content..]);
         fs::write(&path, bytes).unwrap();
         let said = refusal(&folder.0);
         assert!(said.contains(expected) && said.contains(FILE), "{expected}: {said}");
