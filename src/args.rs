@@ -34,6 +34,33 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Measure this machine, a model on it, or a running server
     Bench(crate::bench::args::BenchArgs),
+    /// Write a model's weights packed into a new folder, so that serving that folder starts at once
+    Convert(ConvertArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConvertArgs {
+    /// Model folder, GGUF file, or model of the Hugging Face hub (ORG/NAME)
+    pub(crate) model: PathBuf,
+
+    /// Folder to make
+    pub(crate) out: PathBuf,
+
+    /// Branch, tag or commit of a model from the hub; default: main
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+
+    /// Type the weights are kept in, as far as they are floats
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub(crate) dtype: Dtype,
+
+    /// Quantise float weights: int8, int4, int4-g64 or int4-g32, as `folio serve` does with the same flag
+    #[arg(long, value_name = "KIND", value_parser = quantization)]
+    pub(crate) quantization: Option<Quantization>,
+
+    /// Threads that convert; default: all the machine grants
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -48,8 +75,8 @@ pub(crate) struct PullArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json), GGUF file, or a model of the Hugging Face hub:
-    /// ORG/NAME, ORG/NAME:FILE.gguf; without one, the built-in demo model
+    /// Hugging Face model folder (config.json, *.safetensors, tokenizer.json), GGUF file, or model of the Hugging Face hub
+    /// (ORG/NAME, ORG/NAME:FILE.gguf); without one, the built-in demo model
     pub(crate) model: Option<PathBuf>,
 
     /// Branch, tag or commit of a model from the hub; default: main

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod builtin;
+mod convert;
 mod hub;
 mod machine;
 mod pins;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Some(Command::Complete(args)) => terminal::complete(&args),
         Some(Command::Pull(args)) => hub::pull(&args),
         Some(Command::Bench(args)) => bench::run(&args),
+        Some(Command::Convert(args)) => convert::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

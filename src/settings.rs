@@ -133,7 +133,7 @@ fn swap(args: &ModelArgs) -> Result<Option<SwapRequest>> {
     Ok(swap)
 }
 
-fn dtype(asked: args::Dtype) -> Option<Dtype> {
+pub(crate) fn dtype(asked: args::Dtype) -> Option<Dtype> {
     match asked {
         args::Dtype::Auto => None,
         args::Dtype::Float32 => Some(Dtype::F32),
@@ -153,7 +153,7 @@ fn kv_dtype(asked: args::KvCacheDtype) -> Option<KvDtype> {
 }
 
 /// The best instruction set of this CPU, or the one `FOLIO_ISA` forces. All give the same tokens.
-fn isa() -> Result<Isa> {
+pub(crate) fn isa() -> Result<Isa> {
     match std::env::var("FOLIO_ISA") {
         Ok(name) => Isa::from_name(&name).context("FOLIO_ISA"),
         Err(_) => Ok(Isa::detect()),

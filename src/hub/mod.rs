@@ -151,7 +151,7 @@ fn download(hub: &Hub, cache: &Cache, reference: &Reference, info: &Info) -> Res
         Choice::Folder(files) | Choice::Gguf(files) => fetch(files)?,
         Choice::Sharded { small, index } => {
             // The weights come last: whoever finds them finds the rest.
-            fetch(&[small.as_slice(), &[index.clone()]].concat())?;
+            fetch(&[small.as_slice(), std::slice::from_ref(index)].concat())?;
             let index = read_index(cache, &info.commit, index)?;
             fetch(&select::shards(&index, &info.files)?)?;
         }

@@ -1,4 +1,5 @@
-//! How weights are stored, and where everything lies in a panel of codes.
+//! How weights are stored, and where everything lies in a panel of codes. Files of converted models hold the same bytes: what changes here
+//! changes their version.
 //!
 //! A panel of floats is `[steps][16]` (f32, f16) or `[steps / 2][16][2]` (bf16), with `steps` the inputs rounded up to even.
 //!

@@ -31,6 +31,13 @@ impl MappedFile {
         let map = unsafe { Mmap::map(&file)? };
         Ok(Self(map))
     }
+
+    /// Asks the system to read the file ahead, without waiting for it.
+    pub fn read_ahead(&self) {
+        #[cfg(unix)]
+        // Only a wish: what is not there yet is read when it is needed.
+        let _ = self.0.advise(memmap2::Advice::WillNeed);
+    }
 }
 
 impl Deref for MappedFile {

@@ -8,6 +8,7 @@ use folio_kernels::Dtype;
 
 use crate::arch;
 use crate::arch::gguf::{Described, ROPE_FACTORS};
+use crate::converted::{ConvertedFile, METADATA_FILE};
 use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::generation::{read_generation, read_gguf_generation};
@@ -24,12 +25,20 @@ pub struct Checkpoint {
     source: ModelSource,
     spec: ModelSpec,
     names: Names,
-    files: WeightFiles,
+    weights: Weights,
     inventory: Inventory,
     name: String,
     metadata: Option<Metadata>,
     eos: Vec<Token>,
     defaults: GenerationDefaults,
+}
+
+/// Where the weights are.
+enum Weights {
+    /// In files as they come.
+    Stored(WeightFiles),
+    /// In a file that was converted once.
+    Converted(ConvertedFile),
 }
 
 impl Checkpoint {
@@ -46,36 +55,53 @@ impl Checkpoint {
                 "is not there; give a folder with config.json and safetensors weights, or a GGUF file",
             ));
         }
+        if let Some(converted) = ConvertedFile::open(source)? {
+            return Self::open_converted(source, converted);
+        }
         match gguf::find(source)? {
             Some(found) => Self::open_gguf(source, &found),
             None => Self::open_folder(source),
         }
     }
 
+    fn open_converted(source: &ModelSource, file: ConvertedFile) -> Result<Self, ModelError> {
+        let Some(head) = source.read_file(METADATA_FILE)? else {
+            let config = read_config(source)?;
+            let about = arch::read(&config)?;
+            let generation = read_generation(source, &config, about.0.vocab)?;
+            return Self::new(source, about, Weights::Converted(file), generation);
+        };
+        let (metadata, _) = gguf::read_metadata(METADATA_FILE, &head)?;
+        let described = Described {
+            fields: &metadata.fields(),
+            shape: &|name| file.gguf_shape(name),
+            rope_factors: file.rope_factors()?,
+        };
+        let about = arch::gguf::read(&described)?;
+        let generation = read_gguf_generation(&metadata, about.0.vocab)?;
+        let checkpoint = Self::new(source, about, Weights::Converted(file), generation)?;
+        Ok(Self { metadata: Some(metadata), ..checkpoint })
+    }
+
     fn open_folder(source: &ModelSource) -> Result<Self, ModelError> {
-        let config = source
-            .read_bounded(CONFIG, MOST_CONFIG_BYTES)?
-            .ok_or_else(|| ModelError::file(CONFIG, "is missing, and there is no GGUF file"))?;
-        let config = Fields::parse(CONFIG, &config)?;
+        let config = read_config(source)?;
         let (spec, names) = arch::read(&config)?;
         let scheme = Scheme::read(&config)?;
         let generation = read_generation(source, &config, spec.vocab)?;
         let files = WeightFiles::open(source, scheme)?;
-        Self::new(source, (spec, names), files, generation)
+        Self::new(source, (spec, names), Weights::Stored(files), generation)
     }
 
     fn open_gguf(source: &ModelSource, found: &Found) -> Result<Self, ModelError> {
         let (files, metadata) = WeightFiles::open_gguf(source, found)?;
         let fields = metadata.fields();
-        let rope_factors = match files.shape(ROPE_FACTORS) {
-            Some(shape) => Some(files.tensor(ROPE_FACTORS, &shape)?.floats()?.to_f32()),
-            None => None,
-        };
+        let rope_factors = rope_factors(&files)?;
         let shape = |name: &str| files.shape(name);
         let described = Described { fields: &fields, shape: &shape, rope_factors };
         let (spec, names) = arch::gguf::read(&described)?;
         let generation = read_gguf_generation(&metadata, spec.vocab)?;
-        let checkpoint = Self::new(source, (spec, names), files, generation)?;
+        let weights = Weights::Stored(files);
+        let checkpoint = Self::new(source, (spec, names), weights, generation)?;
         let name = found.model_name().to_owned();
         Ok(Self { name, metadata: Some(metadata), ..checkpoint })
     }
@@ -83,12 +109,17 @@ impl Checkpoint {
     fn new(
         source: &ModelSource,
         (spec, names): (ModelSpec, Names),
-        files: WeightFiles,
+        weights: Weights,
         (eos, defaults): (Vec<Token>, GenerationDefaults),
     ) -> Result<Self, ModelError> {
-        let inventory = Inventory::new(&ModelTensors::resolve(&files, &spec, &names)?, &spec);
+        let tensors = weights.tensors(&spec, &names)?;
+        let mut inventory = Inventory::new(&tensors, &spec);
+        drop(tensors);
+        if let Weights::Converted(file) = &weights {
+            inventory.converted = Some(file.dtype());
+        }
         let (source, name) = (source.clone(), folder_name(source));
-        Ok(Self { source, spec, names, files, inventory, name, metadata: None, eos, defaults })
+        Ok(Self { source, spec, names, weights, inventory, name, metadata: None, eos, defaults })
     }
 
     /// What the model is.
@@ -142,7 +173,44 @@ impl Checkpoint {
 
     /// The tensors, checked once more as they are found again.
     pub(crate) fn tensors(&self) -> Result<ModelTensors<'_>, ModelError> {
-        ModelTensors::resolve(&self.files, &self.spec, &self.names)
+        self.weights.tensors(&self.spec, &self.names)
+    }
+
+    /// Where the files are.
+    pub(crate) fn source(&self) -> &ModelSource {
+        &self.source
+    }
+
+    /// The weight files, unless they have been converted.
+    pub(crate) fn stored(&self) -> Option<&WeightFiles> {
+        match &self.weights {
+            Weights::Stored(files) => Some(files),
+            Weights::Converted(_) => None,
+        }
+    }
+}
+
+impl Weights {
+    fn tensors(&self, spec: &ModelSpec, names: &Names) -> Result<ModelTensors<'_>, ModelError> {
+        match self {
+            Self::Stored(files) => ModelTensors::resolve(files, spec, names),
+            Self::Converted(file) => file.tensors(spec),
+        }
+    }
+}
+
+fn read_config(source: &ModelSource) -> Result<Fields, ModelError> {
+    let config = source
+        .read_bounded(CONFIG, MOST_CONFIG_BYTES)?
+        .ok_or_else(|| ModelError::file(CONFIG, "is missing, and there is no GGUF file"))?;
+    Fields::parse(CONFIG, &config)
+}
+
+/// The factors of a GGUF model's frequencies, if it has any.
+pub(crate) fn rope_factors(files: &WeightFiles) -> Result<Option<Vec<f32>>, ModelError> {
+    match files.shape(ROPE_FACTORS) {
+        Some(shape) => Ok(Some(files.tensor(ROPE_FACTORS, &shape)?.floats()?.to_f32())),
+        None => Ok(None),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, 
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
-use crate::weights::{Elements, LinearTensors, MatrixLayout};
+use crate::weights::{Elements, LinearTensors, MatrixLayout, PackedPlace, Tensor};
 
 /// A team of threads and the instructions they use.
 pub struct Cpu {
@@ -126,15 +126,20 @@ impl Backend for Cpu {
         tensors: &LinearTensors<'_>,
         layout: &MatrixLayout,
     ) -> Result<PackedMatrix, ModelError> {
-        let inputs = tensors.inputs;
-        let builder = match (layout.form, layout.segments().as_slice()) {
-            (Form::Gated, [gate, up]) => {
+        let (inputs, segments) = (tensors.inputs, layout.segments());
+        let gated = layout.form == Form::Gated;
+        if let Some((Tensor { file, name, elements: Elements::Packed { matrix, .. } }, ..)) =
+            tensors.parts.first()
+        {
+            let PackedPlace { file: mapped, start } = *matrix;
+            return PackedMatrix::from_mapped(mapped, start, &segments, inputs, gated)
+                .map_err(|e| ModelError::tensor(file, name, e.to_string()));
+        }
+        let builder = match segments.as_slice() {
+            [gate, up] if gated => {
                 PackedMatrix::gated_builder([gate.format, up.format], gate.outputs, inputs)
             }
-            (Form::Gated, [both]) => {
-                PackedMatrix::gated_builder([both.format; 2], both.outputs / 2, inputs)
-            }
-            (_, segments) => PackedMatrix::builder(segments, inputs),
+            segments => PackedMatrix::builder(segments, inputs),
         };
         let mut builder = builder.map_err(|e| short(&e))?;
         let mut first = 0;
@@ -150,6 +155,7 @@ impl Backend for Cpu {
                 Elements::Codes { source, .. } => {
                     builder.fill_codes(&self.context, first, &**source, rows.clone());
                 }
+                Elements::Packed { .. } => unreachable!("all parts of a packed matrix are packed"),
             }
             first += rows.len();
         }

@@ -12,6 +12,7 @@ pub mod backend;
 pub mod block_size;
 mod check;
 mod checkpoint;
+mod converted;
 mod cpu;
 mod error;
 pub mod fields;
@@ -38,6 +39,7 @@ use folio_core::exec::Executor;
 pub use folio_kernels::{Dtype, Isa, KvDtype};
 
 pub use crate::checkpoint::Checkpoint;
+pub use crate::converted::{Conversion, convert};
 pub use crate::cpu::Cpu;
 pub use crate::error::ModelError;
 pub use crate::load::Progress;

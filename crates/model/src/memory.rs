@@ -329,14 +329,10 @@ pub(crate) struct Facts<'a> {
 impl Facts<'_> {
     /// The matrices as they will lie in memory.
     fn kept(&self, request: &MemoryRequest<'_>) -> Result<Inventory, Misfit> {
-        if let (Some(name), Some(_)) = (self.inventory.quantised(), request.quantization) {
-            let problem = format!(
-                "the weights are already quantised ({name}) and are served as they are; leave out --quantization"
-            );
-            return Err(Misfit::Flag(DoesNotFit { problem, remedies: Vec::new() }));
+        match self.inventory.keep(request.dtype, request.quantization) {
+            Ok(keep) => Ok(self.inventory.kept(keep)),
+            Err(problem) => Err(Misfit::Flag(DoesNotFit { problem, remedies: Vec::new() })),
         }
-        let dtype = request.dtype.unwrap_or(self.inventory.dtype());
-        Ok(self.inventory.kept(Keep { dtype, quantization: request.quantization }))
     }
 }
 

@@ -57,8 +57,26 @@ impl GgufFile {
     }
 }
 
-fn read(name: &str, bytes: &[u8]) -> Result<(Metadata, FxHashMap<String, Info>), ModelError> {
+/// The metadata of a file, and where they end.
+pub(crate) fn read_metadata(name: &str, bytes: &[u8]) -> Result<(Metadata, usize), ModelError> {
     let cursor = &mut Cursor::new(name, bytes);
+    let (_, metadata) = begin(cursor)?;
+    Ok((metadata, cursor.position()))
+}
+
+/// A file's metadata as a GGUF file without tensors.
+pub(crate) fn without_tensors(name: &str, bytes: &[u8]) -> Result<Vec<u8>, ModelError> {
+    let (_, end) = read_metadata(name, bytes)?;
+    let mut head = bytes.get(..end).unwrap_or_default().to_vec();
+    // After the magic number and the version.
+    if let Some(tensors) = head.get_mut(8..16) {
+        tensors.fill(0);
+    }
+    Ok(head)
+}
+
+/// The number of tensors, and the metadata.
+fn begin(cursor: &mut Cursor<'_>) -> Result<(usize, Metadata), ModelError> {
     if cursor.array::<4>().ok() != Some(*b"GGUF") {
         return Err(cursor.bad("is not a GGUF file: it does not begin with `GGUF`"));
     }
@@ -76,7 +94,12 @@ fn read(name: &str, bytes: &[u8]) -> Result<(Metadata, FxHashMap<String, Info>),
     let count = cursor.count("tensors", LEAST_TENSOR_BYTES, MOST_TENSORS)?;
     let (least, most) = Metadata::LIMITS;
     let values = cursor.count("metadata values", least, most)?;
-    let metadata = Metadata::read(cursor, values)?;
+    Ok((count, Metadata::read(cursor, values)?))
+}
+
+fn read(name: &str, bytes: &[u8]) -> Result<(Metadata, FxHashMap<String, Info>), ModelError> {
+    let cursor = &mut Cursor::new(name, bytes);
+    let (count, metadata) = begin(cursor)?;
     let alignment = alignment(&metadata)?;
     let mut tensors = FxHashMap::default();
     for _ in 0..count {

@@ -85,6 +85,11 @@ impl Kind {
         Err(format!("is stored as {name}, which is not supported; {} are", read.join(", ")))
     }
 
+    /// Every kind.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        READ.iter().map(|(_, kind)| *kind)
+    }
+
     /// What everybody calls it.
     #[must_use]
     pub const fn name(self) -> &'static str {

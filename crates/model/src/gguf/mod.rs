@@ -12,7 +12,7 @@ mod metadata;
 mod split;
 
 pub use blocks::BlockMatrix;
-pub(crate) use file::{GgufFile, StoredTensor};
+pub(crate) use file::{GgufFile, StoredTensor, read_metadata, without_tensors};
 pub use kind::Kind;
 pub(crate) use metadata::FILE as METADATA;
 pub use metadata::Metadata;

@@ -154,6 +154,15 @@ impl WeightFiles {
         })
     }
 
+    /// The names and shapes of all tensors of a GGUF model.
+    pub(crate) fn gguf_shapes(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        let names = self.files.iter().flat_map(|file| match file {
+            WeightFile::Gguf(file) => file.names().collect(),
+            WeightFile::Safetensors(_) => Vec::new(),
+        });
+        names.filter_map(|name| Some((name, self.shape(name)?)))
+    }
+
     /// The shape of a tensor, if it is stored.
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let (shape, _) = self.file_of(name).ok()?.tensor(name)?.ok()?;

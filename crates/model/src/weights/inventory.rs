@@ -34,7 +34,7 @@ impl MatrixLayout {
         Self { form: self.form, inputs: self.inputs, parts: parts.collect() }
     }
 
-    /// Neighbouring parts of one format together.
+    /// Neighbouring parts of one format together; of a gated matrix always the gate and the rest.
     pub(crate) fn segments(&self) -> Vec<Segment> {
         let mut segments: Vec<Segment> = Vec::new();
         for &(outputs, stored) in &self.parts {
@@ -44,19 +44,16 @@ impl MatrixLayout {
                 _ => segments.push(Segment { format, outputs }),
             }
         }
-        segments
+        match (self.form, segments.as_slice()) {
+            (Form::Gated, [both]) => vec![Segment { outputs: both.outputs / 2, ..*both }; 2],
+            _ => segments,
+        }
     }
 
     /// What it takes in memory; `None` when the number is too large.
     #[must_use]
     pub fn packed_bytes(&self) -> Option<usize> {
-        // The two halves of a gated matrix begin at panels of their own.
-        let bytes = |segment: &Segment| match (self.form, self.segments().len()) {
-            (Form::Gated, 1) => {
-                segment.format.packed_bytes(segment.outputs / 2, self.inputs)?.checked_mul(2)
-            }
-            _ => segment.format.packed_bytes(segment.outputs, self.inputs),
-        };
+        let bytes = |segment: &Segment| segment.format.packed_bytes(segment.outputs, self.inputs);
         self.segments().iter().try_fold(0_usize, |sum, segment| sum.checked_add(bytes(segment)?))
     }
 }
@@ -112,6 +109,8 @@ pub(crate) struct Inventory {
     pub(crate) positions: Option<MatrixLayout>,
     pub(crate) layers: Vec<[MatrixLayout; 4]>,
     pub(crate) head: MatrixLayout,
+    /// Of a converted model: what its floats were made for. Its matrices lie in memory as they do in the file.
+    pub(crate) converted: Option<Dtype>,
 }
 
 impl Inventory {
@@ -130,6 +129,7 @@ impl Inventory {
                 })
                 .collect(),
             head: plain(&tensors.logits),
+            converted: None,
         }
     }
 
@@ -144,6 +144,7 @@ impl Inventory {
                 .map(|layer| layer.each_ref().map(|matrix| matrix.kept(keep.layers())))
                 .collect(),
             head: self.head.kept(keep.tables()),
+            converted: self.converted,
         }
     }
 
@@ -185,11 +186,42 @@ impl Inventory {
             Stored::Floats(dtype) => Some(dtype),
             Stored::Codes { .. } => None,
         });
-        floats.unwrap_or(Dtype::F16)
+        self.converted.or(floats).unwrap_or(Dtype::F16)
+    }
+
+    /// What all matrices become when these are asked for.
+    ///
+    /// # Errors
+    /// Why that cannot be had.
+    pub(crate) fn keep(
+        &self,
+        dtype: Option<Dtype>,
+        quantization: Option<Quantization>,
+    ) -> Result<Keep, String> {
+        if let Some(converted) = self.converted {
+            if quantization.is_some() {
+                return Err("the model has been converted and is served as it is; leave out --quantization, or convert \
+                            the original again with it"
+                    .to_owned());
+            }
+            if dtype.is_some_and(|dtype| dtype != converted) {
+                let name = converted.name();
+                return Err(format!(
+                    "the model has been converted for {name} and is served as it is; leave out --dtype, or convert the \
+                     original again with it"
+                ));
+            }
+        }
+        if let (Some(name), Some(_)) = (self.quantised(), quantization) {
+            return Err(format!(
+                "the weights are already quantised ({name}) and are served as they are; leave out --quantization"
+            ));
+        }
+        Ok(Keep { dtype: dtype.unwrap_or(self.dtype()), quantization })
     }
 
     /// The names of what is stored as codes, if anything is.
-    pub(crate) fn quantised(&self) -> Option<&'static str> {
+    fn quantised(&self) -> Option<&'static str> {
         self.kinds().into_iter().find_map(|(kind, _)| match kind {
             Stored::Codes { name, .. } => Some(name),
             Stored::Floats(_) => None,

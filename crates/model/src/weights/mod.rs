@@ -17,4 +17,4 @@ pub(crate) use inventory::{Inventory, Keep, Kept};
 pub use packed::Scheme;
 pub use quantise::Quantization;
 pub use resolve::{LayerTensors, LinearTensors, ModelTensors, NormTensors};
-pub use stored::{Elements, Stored, Tensor};
+pub use stored::{Elements, PackedPlace, Stored, Tensor};

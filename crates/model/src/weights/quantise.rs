@@ -20,6 +20,9 @@ pub enum Quantization {
 const INT8_GROUP: usize = 128;
 
 impl Quantization {
+    /// What the kinds of matrices it makes are called.
+    pub(crate) const NAMES: [&str; 4] = ["int8", "int4", "int4-g32", "int4-g64"];
+
     /// How the matrices of layers are kept.
     #[must_use]
     pub fn of_layers(self) -> Stored {

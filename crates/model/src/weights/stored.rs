@@ -1,8 +1,9 @@
 //! A stored tensor: floats, or codes of a few bits with what makes weights of them.
 
 use std::fmt;
+use std::sync::Arc;
 
-use folio_kernels::{CodeFormat, CodeSource, Dtype, Raw, WeightFormat};
+use folio_kernels::{CodeFormat, CodeSource, Dtype, MappedFile, Raw, WeightFormat};
 
 use crate::error::ModelError;
 
@@ -51,6 +52,22 @@ pub enum Elements<'a> {
         /// What people call the kind.
         name: &'static str,
     },
+    /// A part of a matrix that lies in a file as it will in memory.
+    Packed {
+        /// The whole matrix.
+        matrix: PackedPlace<'a>,
+        /// How this part of it is stored.
+        stored: Stored,
+    },
+}
+
+/// Where a packed matrix lies.
+#[derive(Clone, Copy)]
+pub struct PackedPlace<'a> {
+    /// The file.
+    pub file: &'a Arc<MappedFile>,
+    /// The matrix' first byte.
+    pub start: usize,
 }
 
 impl Elements<'_> {
@@ -60,6 +77,7 @@ impl Elements<'_> {
         match self {
             Self::Floats(raw) => Stored::Floats(raw.dtype()),
             Self::Codes { source, name } => Stored::Codes { format: source.format(), name },
+            Self::Packed { stored, .. } => *stored,
         }
     }
 }
@@ -89,10 +107,13 @@ impl<'a> Tensor<'a> {
     pub fn floats(&self) -> Result<Raw<'a>, ModelError> {
         match self.elements {
             Elements::Floats(raw) => Ok(raw),
-            Elements::Codes { name, .. } => Err(ModelError::tensor(
+            Elements::Codes { .. } | Elements::Packed { .. } => Err(ModelError::tensor(
                 self.file,
                 &self.name,
-                format!("is stored as {name}; norms and biases must be F32, F16 or BF16"),
+                format!(
+                    "is stored as {}; norms and biases must be F32, F16 or BF16",
+                    self.elements.stored().name()
+                ),
             )),
         }
     }

@@ -11,6 +11,7 @@
 
 mod beams;
 mod block_size;
+mod converted;
 mod driver;
 mod folder;
 mod generation;

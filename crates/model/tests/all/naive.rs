@@ -182,6 +182,11 @@ impl Backend for Naive {
                     rows.extend(exact.map(|row| row.into_iter().map(f64::from).collect()));
                     continue;
                 }
+                Elements::Packed { .. } => {
+                    return Err(ModelError::Machine(
+                        "the oracle reads no packed weights".to_owned(),
+                    ));
+                }
             };
             for output in range.clone() {
                 let at = |input: usize| match t.transposed {
