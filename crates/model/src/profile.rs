@@ -182,8 +182,8 @@ impl<B: Backend> Backend for Profiled<B> {
         qkv: &mut B::Buffer,
         cache: &mut B::Cache,
     ) {
-        let Rotation { heads, kv_heads, head_dim, dims, style, head_norms } = *rotation;
-        let rotation = Rotation { heads, kv_heads, head_dim, dims, style, head_norms };
+        let Rotation { heads, kv_heads, head_dim, dims, head_norms, style } = *rotation;
+        let rotation = Rotation { heads, kv_heads, head_dim, dims, head_norms, style };
         self.profile.time(Operation::RotateAndStore, || {
             self.inner.rotate_and_store(&rotation, step, layer, qkv, cache);
         });

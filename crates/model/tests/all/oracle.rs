@@ -221,8 +221,7 @@ proptest! {
         seed in 0..u64::MAX, kv_heads in 1..4_usize, group in 1..4_usize, octets in 1..5_usize,
         block_size in 1..20_usize, head_normed: bool, threads in 1..3_usize,
         window in prop::option::of(1..30_usize), softcap in prop::option::of(0.5..50.0_f32),
-        rotated in 0..3_usize, interleaved: bool,
-        kept in prop::sample::select(KvDtype::ALL.to_vec()),
+        rotated in 0..3_usize, interleaved: bool, kept in prop::sample::select(KvDtype::ALL.to_vec()),
     ) {
         let style = if interleaved { RopeStyle::Interleaved } else { RopeStyle::Half };
         let (random, pair) = (&mut Random(seed), Pair::new(threads));
