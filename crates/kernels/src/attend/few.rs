@@ -16,7 +16,7 @@ use crate::lanes::{LANES, Lanes};
 pub(super) const MOST: usize = 8;
 
 /// How many positions ahead of the arithmetic keys and values are asked for.
-const AHEAD: usize = 64;
+const AHEAD: usize = 32;
 
 /// Rows of the register tiles: the number of rows, rounded up to one that there is code for.
 pub(super) fn padded(rows: usize) -> usize {
@@ -32,7 +32,9 @@ macro_rules! by_rows {
         match padded($rows) {
             1 => $f::<$L, $E, 1>($($arg),*),
             4 => $f::<$L, $E, 4>($($arg),*),
-            _ => $f::<$L, $E, 8>($($arg),*),
+            // Not for every instruction set: each number of rows costs a lot of code.
+            _ if $L::ROWS >= MOST => $f::<$L, $E, MOST>($($arg),*),
+            rows => unreachable!("there are no registers for {rows} rows"),
         }
     };
 }
@@ -128,7 +130,7 @@ unsafe fn columns<L: Lanes, E: KvElement, const R: usize>(
     let packed = LANES * E::PACKED;
     let mut done = 0;
     // Whole lanes are moved, and widened when they are needed. Fixed bounds, so that all of it stays in registers.
-    while E::PACKED > 0 && done + packed <= dim {
+    while L::ROWS >= MOST && E::PACKED > 0 && done + packed <= dim {
         let mut keys = [l.splat(0.0); LANES];
         for (key, at) in keys.iter_mut().zip(at) {
             // SAFETY: as the caller promises; any bits are floats.

@@ -116,8 +116,12 @@ impl<'a> Unified<'a> {
 
     /// Whether all tokens see the same positions, and are so few that they are worked on straight from the cache.
     fn is_few<L: Lanes>(&self) -> bool {
+        // Without vector instructions nothing is gained.
+        if L::ROWS <= 4 {
+            return false;
+        }
         let alike = self.tokens() == 1 || matches!(self.unit.tokens, Tokens::Shared(_));
-        alike && self.rows() <= few::MOST && few::padded(self.rows()) <= L::ROWS.max(4)
+        alike && self.rows() <= few::MOST && few::padded(self.rows()) <= L::ROWS
     }
 
     /// Rows of q and out.
@@ -156,13 +160,13 @@ pub(crate) fn unit<L: Lanes>(l: L, job: &Job<'_>, unit: &Unit, scratch: &mut [f3
     }
     for partition in unit.partitions.clone() {
         let seen = u.seen_by_any(partition);
-        if few {
+        if L::ROWS > 4 && few {
             few::scores(l, &u, partition, seen.clone(), &mut s);
         } else {
             scores(l, &u, partition, &mut s);
         }
         softmax(l, &u, partition, &mut s);
-        if few {
+        if L::ROWS > 4 && few {
             few::weigh(l, &u, partition, seen, &mut s);
         } else {
             weigh_values(l, &u, partition, &mut s);
