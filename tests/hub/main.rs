@@ -210,10 +210,11 @@ fn a_connection_that_brings_nothing_is_given_up_and_resumed() {
 
 #[test]
 fn what_an_ended_process_left_is_used_if_it_is_sound() {
+    /// What lies there, whether the server knows ranges, and the ranges that are asked for.
+    type Case<'a> = (&'a [u8], bool, &'a [Option<&'a str>]);
     let (whole, etag) = (bytes(0), sha256(&bytes(0)));
     let damaged = [&[7; 10], &whole[10..20_000]].concat();
-    // What lies there, whether the server knows ranges, and the ranges that are asked for.
-    let cases: [(&[u8], bool, &[Option<&str>]); 5] = [
+    let cases: [Case<'_>; 5] = [
         (&whole[..20_000], false, &[Some("bytes=20000-")]),
         (&whole[..20_000], true, &[Some("bytes=20000-")]),
         (&whole, false, &[]),
