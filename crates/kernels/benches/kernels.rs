@@ -115,7 +115,7 @@ fn matrices(ctx: &Context, format: WeightFormat) -> [PackedMatrix; 2] {
         let mut builder = PackedMatrix::builder(&[segment], INPUTS).expect("memory");
         match format {
             WeightFormat::Float(_) => {
-                builder.fill(ctx, 0, Raw::from_f32(&numbers(OUTPUTS * INPUTS)))
+                builder.fill(ctx, 0, Raw::from_f32(&numbers(OUTPUTS * INPUTS)));
             }
             WeightFormat::Codes(codes) => builder.fill_codes(ctx, 0, &Any(codes), 0..OUTPUTS),
         }
