@@ -64,7 +64,7 @@ fn llama_cpp_agrees() {
     let Some(folder) = shared("gguf") else { return };
     // llama.cpp keeps keys and values in half precision, which alone moves these models by a hundredth, and rounds activations
     // to eight bits wherever weights are quantised, per 32.
-    let kinds = [("F32", 0.02), ("F16", 0.02), ("Q8_0", 0.08), ("Q4_0", 0.2)];
+    let kinds = [("F32", 0.02), ("F16", 0.02), ("Q8_0", 0.15), ("Q4_0", 0.2)];
     let mut compared = 0;
     for model in ["stories260K", "babyllama105", "babyllama361"] {
         for (kind, tolerance) in kinds {

@@ -58,7 +58,7 @@ fn kernels_compute_what_the_rule_says() {
             let most = prompt_deviation(&zoo(family), &setup, &[Job::greedy(&prompt, 1)]);
             println!("{family} {name}: {most:.1e} from the oracle");
             // Activations are rounded to eight bits; the oracle rounds weights only.
-            assert!(most < 0.25, "{family} {name}: {most}");
+            assert!(most < 0.5, "{family} {name}: {most}");
         }
     }
 }
