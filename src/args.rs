@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use folio_model::block_size::Lengths;
 
+use crate::plan::PlanArgs;
+use crate::simulate::SimulateArgs;
+
 /// Serves large language models from paged memory.
 #[derive(Debug, Parser)]
 #[command(name = "folio", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
@@ -29,6 +32,10 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Continue a text on the terminal
     Complete(CompleteArgs),
+    /// Tell where the memory would go, and how many users it holds
+    Plan(PlanArgs),
+    /// Tell how an engine would do under some traffic, on this or on other hardware
+    Simulate(SimulateArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -204,7 +211,7 @@ pub(crate) enum Dtype {
 }
 
 /// `4096`, `32k`, `32K`, `1.5k`.
-fn tokens(text: &str) -> Result<u32, String> {
+pub(crate) fn tokens(text: &str) -> Result<u32, String> {
     let value = scaled(text, &[("k", 1e3), ("K", 1024.0), ("m", 1e6), ("M", 1024.0 * 1024.0)])?;
     u32::try_from(value)
         .ok()
@@ -222,7 +229,7 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 }
 
 /// `161,338`.
-fn lengths(text: &str) -> Result<Lengths, String> {
+pub(crate) fn lengths(text: &str) -> Result<Lengths, String> {
     let problem = || format!("{text:?} is not two numbers of tokens such as 161,338");
     let (prompt, output) = text.split_once(',').ok_or_else(problem)?;
     let number = |part: &str| part.trim().parse().map_err(|_| problem());
@@ -235,7 +242,7 @@ fn lengths(text: &str) -> Result<Lengths, String> {
     clippy::cast_sign_loss,
     reason = "the range is checked; fractions of a byte are dropped"
 )]
-fn swap_space(text: &str) -> Result<u64, String> {
+pub(crate) fn swap_space(text: &str) -> Result<u64, String> {
     const MOST_GIB: f64 = 4096.0;
     match text.parse::<f64>() {
         Ok(gib) if (0.0..=MOST_GIB).contains(&gib) => Ok((gib * f64::from(1 << 30)) as u64),
@@ -244,7 +251,7 @@ fn swap_space(text: &str) -> Result<u64, String> {
 }
 
 /// `1073741824`, `2G`, `2GiB`, `512M`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     const KIB: f64 = 1024.0;
     let units = [
         ("KiB", KIB),

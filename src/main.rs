@@ -7,8 +7,11 @@ mod args;
 mod builtin;
 mod machine;
 mod pins;
+mod plan;
 mod serve;
 mod settings;
+mod shapes;
+mod simulate;
 mod startup;
 mod tables;
 mod terminal;
@@ -30,6 +33,8 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(args),
         Some(Command::Chat(args)) => terminal::chat(&args),
         Some(Command::Complete(args)) => terminal::complete(&args),
+        Some(Command::Plan(args)) => plan::run(&args),
+        Some(Command::Simulate(args)) => simulate::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
