@@ -70,9 +70,12 @@ fn section(out: &mut String, heading: &str, charts: &[Chart]) {
 /// Nothing unless some setting was run at several rates.
 fn rate_charts(results: &Results) -> Vec<Chart> {
     let mut lines: BTreeMap<String, Vec<(f64, &Summary)>> = BTreeMap::new();
+    let size = |run: &RunResult| (run.blocks, run.block_size);
+    let one_size = results.runs.iter().all(|run| results.runs.first().map(size) == Some(size(run)));
     for run in &results.runs {
         if let Some(rate) = run.rate {
-            lines.entry(run.label()).or_default().push((rate, &run.summary));
+            let label = if one_size { run.policy.to_owned() } else { run.label() };
+            lines.entry(label).or_default().push((rate, &run.summary));
         }
     }
     if !lines.values().any(|runs| runs.len() > 1) {
@@ -131,7 +134,7 @@ fn histories(run: &RunResult) -> Vec<Chart> {
         stacked,
         most_y: stacked.then_some(100.0),
     };
-    vec![
+    let mut charts = vec![
         chart(
             "Requests",
             "requests",
@@ -152,15 +155,14 @@ fn histories(run: &RunResult) -> Vec<Chart> {
                 series("free, external waste", &share(|usage| usage.external)),
             ],
         ),
-        chart(
-            "Blocks saved by sharing",
-            "saved of held (%)",
-            false,
-            vec![series("saved", &|moment| {
-                moment.saved_blocks as f64 * 100.0 / (moment.held_blocks as f64).max(1.0)
-            })],
-        ),
-    ]
+    ];
+    if run.moments.iter().any(|moment| moment.saved_blocks > 0) {
+        let saved = series("saved", &|moment| {
+            moment.saved_blocks as f64 * 100.0 / (moment.held_blocks as f64).max(1.0)
+        });
+        charts.push(chart("Blocks saved by sharing", "saved of held (%)", false, vec![saved]));
+    }
+    charts
 }
 
 fn table(results: &Results) -> String {

@@ -216,7 +216,7 @@ impl Chart {
     /// Two or three names to a line, below the axis.
     fn legend(&self, out: &mut String) {
         let longest = self.series.iter().map(|series| series.name.chars().count()).max();
-        let columns = if longest.unwrap_or(0) > 18 { 2 } else { 3 };
+        let columns = if longest.unwrap_or(0) > 17 { 2 } else { 3 };
         let width = if columns == 2 { 190.0 } else { 128.0 };
         for (at, series) in self.series.iter().enumerate() {
             let place = |n: usize| f64::from(u32::try_from(n).unwrap_or(0));
@@ -224,12 +224,16 @@ impl Chart {
             let y = BOTTOM + 48.0 + 14.0 * place(at / columns);
             let _ = write!(
                 out,
-                "<line x1=\"{x:.1}\" x2=\"{:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"var(--c{})\" \
+                "<line x1=\"{x:.1}\" x2=\"{:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"{}\" \
                  stroke-width=\"{}\"{}/><text x=\"{:.1}\" y=\"{y:.1}\">{}</text>",
                 x + 18.0,
                 y - 4.0,
                 y - 4.0,
-                at % COLOURS,
+                if self.stacked {
+                    layer_colour(at, self.series.len())
+                } else {
+                    format!("var(--c{})", at % COLOURS)
+                },
                 if self.stacked { 9 } else { 3 },
                 if self.stacked { "" } else { dashes(at) },
                 x + 23.0,
@@ -251,18 +255,35 @@ fn dashes(at: usize) -> &'static str {
     }
 }
 
+/// The last layer is what is left over, and stays in the background.
+fn layer_colour(at: usize, layers: usize) -> String {
+    if at > 0 && at + 1 == layers {
+        return "var(--grid)".to_owned();
+    }
+    format!("var(--c{})", at % COLOURS)
+}
+
 fn lines(layers: &[Series], x: &Scale, y: &Scale, out: &mut String) {
+    // All charts of a page are cut alike, so one name serves all.
+    let _ = write!(
+        out,
+        "<clipPath id=\"paper\"><rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"/></clipPath>",
+        LEFT - 2.0,
+        TOP - 2.0,
+        RIGHT - LEFT + 4.0,
+        BOTTOM - TOP + 4.0
+    );
     for (at, series) in layers.iter().enumerate() {
         let mut path = String::new();
         for (index, point) in series.points.iter().enumerate() {
-            // What lies above the paper is drawn just above it, and cut there.
-            let place = y.place(point.1).max(TOP - 6.0);
+            // Far above the paper is cut anyway.
+            let place = y.place(point.1).max(-1e4);
             let verb = if index == 0 { 'M' } else { 'L' };
             let _ = write!(path, "{verb}{:.1} {place:.1}", x.place(point.0));
         }
         let _ = write!(
             out,
-            "<path class=\"line\" d=\"{path}\" stroke=\"var(--c{})\"{}/>",
+            "<path class=\"line\" clip-path=\"url(#paper)\" d=\"{path}\" stroke=\"var(--c{})\"{}/>",
             at % COLOURS,
             dashes(at)
         );
@@ -283,8 +304,8 @@ fn stack(layers: &[Series], x: &Scale, y: &Scale, out: &mut String) {
         }
         let _ = write!(
             out,
-            "<path d=\"{path}Z\" fill=\"var(--c{})\" fill-opacity=\"0.8\"/>",
-            at % COLOURS
+            "<path d=\"{path}Z\" fill=\"{}\" fill-opacity=\"0.85\"/>",
+            layer_colour(at, layers.len())
         );
     }
 }
