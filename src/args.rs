@@ -10,6 +10,12 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use folio_model::Quantization;
 use folio_model::block_size::Lengths;
 
+use crate::bench::args::BenchArgs;
+use crate::convert::ConvertArgs;
+use crate::hub::PullArgs;
+use crate::plan::PlanArgs;
+use crate::simulate::SimulateArgs;
+
 /// Serves large language models from paged memory.
 #[derive(Debug, Parser)]
 #[command(name = "folio", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
@@ -32,45 +38,14 @@ pub(crate) enum Command {
     Complete(CompleteArgs),
     /// Fetch a model from the Hugging Face hub into its cache, and print where it is
     Pull(PullArgs),
-    /// Measure this machine, a model on it, or a running server
-    Bench(crate::bench::args::BenchArgs),
     /// Write a model's weights packed into a new folder, so that serving that folder starts at once
     Convert(ConvertArgs),
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct ConvertArgs {
-    /// Model folder, GGUF file, or model of the Hugging Face hub (ORG/NAME)
-    pub(crate) model: PathBuf,
-
-    /// Folder to make
-    pub(crate) out: PathBuf,
-
-    /// Branch, tag or commit of a model from the hub; default: main
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<String>,
-
-    /// Type the weights are kept in, as far as they are floats
-    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
-    pub(crate) dtype: Dtype,
-
-    /// Quantise float weights: int8, int4, int4-g64 or int4-g32, as `folio serve` does with the same flag
-    #[arg(long, value_name = "KIND", value_parser = quantization)]
-    pub(crate) quantization: Option<Quantization>,
-
-    /// Threads that convert; default: all the machine grants
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) threads: Option<u32>,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct PullArgs {
-    /// ORG/NAME; ORG/NAME:FILE.gguf or ORG/NAME:Q4_K_M for one GGUF among several
-    pub(crate) model: String,
-
-    /// Branch, tag or commit; default: main
-    #[arg(long, value_name = "REVISION")]
-    pub(crate) revision: Option<String>,
+    /// Tell where the memory would go, and how many users it holds
+    Plan(PlanArgs),
+    /// Tell how an engine would do under some traffic, on this or on other hardware
+    Simulate(SimulateArgs),
+    /// Measure this machine, a model on it, or a running server
+    Bench(BenchArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -276,7 +251,7 @@ pub(crate) enum KvCacheDtype {
 }
 
 /// `4096`, `32k`, `32K`, `1.5k`.
-fn tokens(text: &str) -> Result<u32, String> {
+pub(crate) fn tokens(text: &str) -> Result<u32, String> {
     let value = scaled(text, &[("k", 1e3), ("K", 1024.0), ("m", 1e6), ("M", 1024.0 * 1024.0)])?;
     u32::try_from(value)
         .ok()
@@ -294,7 +269,7 @@ fn block_size(text: &str) -> Result<BlockSize, String> {
 }
 
 /// `int8`, `int4`, `int4-g32`.
-fn quantization(text: &str) -> Result<Quantization, String> {
+pub(crate) fn quantization(text: &str) -> Result<Quantization, String> {
     match text {
         "int8" => Ok(Quantization::Int8),
         "int4" => Ok(Quantization::Int4 { group: 128 }),
@@ -314,7 +289,7 @@ fn step_tokens(text: &str) -> Result<StepTokens, String> {
 }
 
 /// `161,338`.
-fn lengths(text: &str) -> Result<Lengths, String> {
+pub(crate) fn lengths(text: &str) -> Result<Lengths, String> {
     let problem = || format!("{text:?} is not two numbers of tokens such as 161,338");
     let (prompt, output) = text.split_once(',').ok_or_else(problem)?;
     let number = |part: &str| part.trim().parse().map_err(|_| problem());
@@ -327,7 +302,7 @@ fn lengths(text: &str) -> Result<Lengths, String> {
     clippy::cast_sign_loss,
     reason = "the range is checked; fractions of a byte are dropped"
 )]
-fn swap_space(text: &str) -> Result<u64, String> {
+pub(crate) fn swap_space(text: &str) -> Result<u64, String> {
     const MOST_GIB: f64 = 4096.0;
     match text.parse::<f64>() {
         Ok(gib) if (0.0..=MOST_GIB).contains(&gib) => Ok((gib * f64::from(1 << 30)) as u64),
@@ -336,7 +311,7 @@ fn swap_space(text: &str) -> Result<u64, String> {
 }
 
 /// `1073741824`, `2G`, `2GiB`, `512M`.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     const KIB: f64 = 1024.0;
     let units = [
         ("KiB", KIB),

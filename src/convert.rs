@@ -1,12 +1,40 @@
 //! `folio convert`: weights packed once and for all, so that the next start maps them.
 #![allow(clippy::print_stderr, reason = "what a user sees of a conversion")]
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
-use folio_model::{Checkpoint, Conversion, ModelSource};
+use clap::Args;
+use folio_model::{Checkpoint, Conversion, ModelSource, Quantization};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::ConvertArgs;
+use crate::args::{self, Dtype};
 use crate::{hub, machine, settings};
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConvertArgs {
+    /// Model folder, GGUF file, or model of the Hugging Face hub (ORG/NAME)
+    pub(crate) model: PathBuf,
+
+    /// Folder to make
+    pub(crate) out: PathBuf,
+
+    /// Branch, tag or commit of a model from the hub; default: main
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+
+    /// Type the weights are kept in, as far as they are floats
+    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
+    pub(crate) dtype: Dtype,
+
+    /// Quantise float weights: int8, int4, int4-g64 or int4-g32, as `folio serve` does with the same flag
+    #[arg(long, value_name = "KIND", value_parser = args::quantization)]
+    pub(crate) quantization: Option<Quantization>,
+
+    /// Threads that convert; default: all the machine grants
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+}
 
 /// Converts, and says how to serve the result.
 ///

@@ -10,8 +10,11 @@ mod convert;
 mod hub;
 mod machine;
 mod pins;
+mod plan;
 mod serve;
 mod settings;
+mod shapes;
+mod simulate;
 mod startup;
 mod tables;
 mod terminal;
@@ -37,6 +40,8 @@ fn main() -> ExitCode {
         Some(Command::Pull(args)) => hub::pull(&args),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
+        Some(Command::Plan(args)) => plan::run(&args),
+        Some(Command::Simulate(args)) => simulate::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -54,8 +54,9 @@ pub(crate) fn plan(
     out
 }
 
+/// Bytes as people read them.
 #[allow(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
 use indicatif::HumanBytes;
 
 use self::cache::{Cache, variable};
@@ -21,11 +22,20 @@ use self::client::{Failure, Hub, Info, Meta};
 use self::name::{Commit, FilePath, Reference, Revision};
 use self::progress::Progress;
 use self::select::Choice;
-use crate::args::PullArgs;
 
 /// Most bytes of an index of shards.
 const MOST_INDEX_BYTES: u64 = 16 << 20;
 const MAIN: &str = "main";
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PullArgs {
+    /// ORG/NAME; ORG/NAME:FILE.gguf or ORG/NAME:Q4_K_M for one GGUF among several
+    pub(crate) model: String,
+
+    /// Branch, tag or commit; default: main
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+}
 
 /// A model on this machine.
 #[derive(Debug)]

@@ -4,6 +4,8 @@
 
 mod clients;
 mod deny;
+mod evaluate;
+mod fuzz;
 mod metadata;
 mod peers;
 
@@ -20,6 +22,8 @@ usage: cargo xtask <chore>
   check        formatting, lints, house rules, dependencies: the quick part
   deny         dependency bans and licences (deny.toml)
   clients      the official OpenAI client against the built binary (installs it into target/venv)
+  fuzz [S]     random traces against the scheduler, for so many seconds
+  evaluate     simulate the paper's evaluation and write docs/evaluation.md
   bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them
 ";
 
@@ -33,6 +37,8 @@ fn main() -> ExitCode {
         Some("bench") if std::env::args().nth(2).as_deref() == Some("peers") => {
             peers::run(&root(), std::env::args().skip(3))
         }
+        Some("fuzz") => fuzz::run(&root(), std::env::args().nth(2).as_deref()),
+        Some("evaluate") => evaluate::run(&root()),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
@@ -67,7 +73,7 @@ fn test() -> Result<()> {
 }
 
 /// Runs a cargo command as a named step.
-fn cargo(name: &str, arguments: &[&str]) -> Result<()> {
+pub(crate) fn cargo(name: &str, arguments: &[&str]) -> Result<()> {
     step(name, || run(Command::new(env!("CARGO")).args(arguments).current_dir(root())))
 }
 
@@ -80,7 +86,7 @@ fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Runs a command to its end; its output goes to the terminal.
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     if !status.success() {
         bail!("{command:?} ended with {status}");

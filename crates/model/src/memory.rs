@@ -127,6 +127,24 @@ impl MemoryPlan {
         Self::for_facts(&facts, request)
     }
 
+    /// The same for a model of which only the configuration is there, with weights stored as `stored`.
+    ///
+    /// # Errors
+    /// When a value is out of range, or the whole does not fit into what is available.
+    pub fn for_spec(
+        spec: &ModelSpec,
+        stored: Dtype,
+        request: &MemoryRequest<'_>,
+    ) -> Result<Self, DoesNotFit> {
+        Self::for_facts(&Facts { spec, stored }, request)
+    }
+
+    /// What the weights of a model take when they are kept as `dtype`.
+    #[must_use]
+    pub fn weight_bytes_of(spec: &ModelSpec, dtype: Dtype) -> u64 {
+        WeightSizes::new(spec, dtype).total
+    }
+
     pub(crate) fn for_facts(
         facts: &Facts<'_>,
         request: &MemoryRequest<'_>,

@@ -11,9 +11,10 @@ use folio_core::params::Sampling;
 use folio_core::plan::{Draw, Row, StepPlan};
 
 use crate::cache::Cache;
-use crate::cost::CostModel;
+use crate::cost::{CostModel, StepCost};
 use crate::gate::Gate;
 use crate::rule::{Context, TokenRule};
+use crate::run::Timed;
 
 /// What a test's own rule sees of one draw.
 #[derive(Debug)]
@@ -99,12 +100,6 @@ impl CostExecutor {
     ) -> Self {
         self.chooser = Some(Box::new(chooser));
         self
-    }
-
-    /// What a step costs.
-    #[must_use]
-    pub fn cost_model(&self) -> &CostModel {
-        &self.cost
     }
 
     /// How tokens are drawn.
@@ -201,6 +196,12 @@ impl Executor for CostExecutor {
         } else {
             Err(ExecError("the plan has draws or targets that belong to no row".to_owned()))
         }
+    }
+}
+
+impl Timed for CostExecutor {
+    fn seconds(&self, plan: &StepPlan) -> f64 {
+        self.cost.cost(plan).as_secs_f64()
     }
 }
 

@@ -10,16 +10,25 @@
 #![forbid(unsafe_code)]
 
 mod cache;
-mod cost;
+pub mod cost;
 mod executor;
 mod gate;
+pub mod memory;
+pub mod metrics;
+mod random;
 mod report;
 mod rule;
 mod run;
+pub mod setup;
+pub mod svg;
+mod timing;
+pub mod workload;
 
 pub use cost::CostModel;
 pub use executor::{CostExecutor, Sight};
 pub use gate::Gate;
+pub use random::Random;
 pub use report::{Outcome, Report, RequestRecord, StepRecord};
 pub use rule::{Stopping, TokenRule};
-pub use run::{Arrival, SimError, run};
+pub use run::{Arrival, SimError, Source, Timed, Watch, run, run_watched};
+pub use timing::TimingExecutor;

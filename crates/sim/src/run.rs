@@ -4,6 +4,7 @@
 //! checked after every step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use folio_core::event::{Event, EventKind};
 use folio_core::exec::{Executor, StepOutput};
@@ -12,8 +13,40 @@ use folio_core::kv::KvMemory;
 use folio_core::plan::StepPlan;
 use folio_core::schedule::{Job, Scheduler};
 
-use crate::executor::CostExecutor;
 use crate::report::{Outcome, Report, RequestRecord, StepRecord};
+
+/// An executor that knows how long its steps would take.
+pub trait Timed: Executor {
+    /// Seconds for `plan`.
+    fn seconds(&self, plan: &StepPlan) -> f64;
+}
+
+/// Where requests come from.
+pub trait Source {
+    /// How many there are in all.
+    fn count(&self) -> usize;
+
+    /// When the next one comes, if any is left that waits for no other.
+    fn next_at(&self) -> Option<Tick>;
+
+    /// The next one, and its place in the trace.
+    fn pop(&mut self) -> Option<(usize, Arrival)>;
+
+    /// A request has ended.
+    fn ended(&mut self, _now: Tick) {}
+}
+
+/// Looks on while a run goes on.
+pub trait Watch<M: KvMemory> {
+    /// A step was planned at `now`, and the scheduler stands as it will while the step is executed. So many of the requests
+    /// have ended.
+    fn step(&mut self, now: Tick, scheduler: &Scheduler<M>, ended: usize);
+}
+
+/// Nobody looks on.
+impl<M: KvMemory> Watch<M> for () {
+    fn step(&mut self, _now: Tick, _scheduler: &Scheduler<M>, _ended: usize) {}
+}
 
 /// One line of a trace.
 #[derive(Clone, Debug)]
@@ -40,26 +73,62 @@ pub enum SimError {
     Forgotten(usize),
 }
 
+/// A trace as it was given.
+struct Listed {
+    count: usize,
+    /// Still to come, with their places in the trace, earliest first.
+    arrivals: VecDeque<(usize, Arrival)>,
+}
+
+impl Source for Listed {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn next_at(&self) -> Option<Tick> {
+        self.arrivals.front().map(|(_, arrival)| arrival.at)
+    }
+
+    fn pop(&mut self) -> Option<(usize, Arrival)> {
+        self.arrivals.pop_front()
+    }
+}
+
 /// Runs `trace` to its end on `scheduler`, which must be idle and must use the blocks of `executor`.
 ///
 /// # Errors
 /// [`SimError`]; every request has then been aborted.
 pub fn run<M: KvMemory>(
     scheduler: &mut Scheduler<M>,
-    executor: &mut CostExecutor,
+    executor: &mut impl Timed,
     trace: Vec<Arrival>,
 ) -> Result<Report, SimError> {
     let mut order: Vec<_> = trace.into_iter().enumerate().collect();
     order.sort_by_key(|(_, arrival)| arrival.at);
+    let listed = Listed { count: order.len(), arrivals: order.into() };
+    run_watched(scheduler, executor, listed, &mut ())
+}
+
+/// The same for requests from anywhere, while somebody looks on.
+///
+/// # Errors
+/// [`SimError`]; every request has then been aborted.
+pub fn run_watched<M: KvMemory>(
+    scheduler: &mut Scheduler<M>,
+    executor: &mut impl Timed,
+    source: impl Source,
+    watch: &mut impl Watch<M>,
+) -> Result<Report, SimError> {
     let mut run = Run {
         now: Tick(0),
-        ended: vec![None; order.len()],
-        arrivals: order.into(),
+        ended: vec![None; source.count()],
+        finished: 0,
+        source,
         aborts: BTreeSet::new(),
         alive: BTreeMap::new(),
         steps: Vec::new(),
     };
-    let result = run.play(scheduler, executor);
+    let result = run.play(scheduler, executor, watch);
     if result.is_err() {
         for &group in run.alive.keys() {
             scheduler.abort(group);
@@ -73,41 +142,44 @@ pub fn run<M: KvMemory>(
     Ok(Report { requests, steps: run.steps })
 }
 
-struct Run {
+struct Run<S> {
     now: Tick,
-    /// Still to come, with their places in the trace, earliest first.
-    arrivals: VecDeque<(usize, Arrival)>,
+    source: S,
     /// Clients that will go away.
     aborts: BTreeSet<(Tick, GroupId)>,
     /// Accepted and not ended, with their places in the trace.
     alive: BTreeMap<GroupId, (usize, RequestRecord)>,
     /// In the order of the trace.
     ended: Vec<Option<RequestRecord>>,
+    finished: usize,
     steps: Vec<StepRecord>,
 }
 
-impl Run {
+impl<S: Source> Run<S> {
     fn play<M: KvMemory>(
         &mut self,
         scheduler: &mut Scheduler<M>,
-        executor: &mut CostExecutor,
+        executor: &mut impl Timed,
+        watch: &mut impl Watch<M>,
     ) -> Result<(), SimError> {
         let (mut plan, mut out, mut events) = (StepPlan::default(), StepOutput::default(), vec![]);
         loop {
             self.arrive(scheduler);
             self.go_away(scheduler);
             if scheduler.is_idle() {
-                let Some((_, next)) = self.arrivals.front() else { return Ok(()) };
-                self.now = self.now.max(next.at);
+                let Some(next) = self.source.next_at() else { return Ok(()) };
+                self.now = self.now.max(next);
                 continue;
             }
             scheduler.schedule(self.now, &mut plan);
             if plan.is_empty() {
                 return Err(SimError::Stuck(self.now));
             }
+            watch.step(self.now, scheduler, self.finished);
+            let groups = scheduler.stats().running.groups;
             out.clear();
             let error = executor.execute(&plan, &mut out).err();
-            let (began, took) = (self.now, executor.cost_model().cost(&plan));
+            let (began, took) = (self.now, Duration::from_secs_f64(executor.seconds(&plan)));
             // A step takes time, or two events of one request could not be told apart.
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
             self.now = Tick(self.now.0.saturating_add(micros));
@@ -116,7 +188,7 @@ impl Run {
                 Some(_) => scheduler.fail(&plan, &mut events),
             }
             let (rows, tokens) = (plan.rows.len(), plan.tokens.len());
-            self.steps.push(StepRecord { began, took, rows, tokens, error });
+            self.steps.push(StepRecord { began, took, groups, rows, tokens, error });
             for event in events.drain(..) {
                 self.record(event);
             }
@@ -128,14 +200,16 @@ impl Run {
 
     /// Submits what is due.
     fn arrive<M: KvMemory>(&mut self, scheduler: &mut Scheduler<M>) {
-        while let Some((index, Arrival { at, job, abort_at })) =
-            self.arrivals.pop_front_if(|(_, arrival)| arrival.at <= self.now)
+        while self.source.next_at().is_some_and(|at| at <= self.now)
+            && let Some((index, Arrival { at, job, abort_at })) = self.source.pop()
         {
             let mut record = RequestRecord {
                 arrival: at,
+                prompt_tokens: u32::try_from(job.prompt.len()).unwrap_or(u32::MAX),
                 admitted: None,
                 cached_tokens: 0,
                 first_token: None,
+                times: Vec::new(),
                 choices: vec![Vec::new(); job.params.n as usize],
                 scores: 0,
                 ended: self.now,
@@ -149,6 +223,8 @@ impl Run {
                 Err(reject) => {
                     record.outcome = Outcome::Rejected(reject);
                     self.ended[index] = Some(record);
+                    self.finished += 1;
+                    self.source.ended(self.now);
                 }
             }
         }
@@ -176,6 +252,9 @@ impl Run {
             EventKind::PromptScored(scores) => record.scores += scores.len(),
             EventKind::Sampled { choice, drawn, .. } => {
                 record.first_token.get_or_insert(now);
+                if choice == 0 {
+                    record.times.push(now);
+                }
                 if let Some(tokens) = record.choices.get_mut(choice as usize) {
                     tokens.push(drawn.token);
                 }
@@ -191,6 +270,8 @@ impl Run {
     fn end(&mut self, group: GroupId, outcome: Outcome) {
         if let Some((index, record)) = self.alive.remove(&group) {
             self.ended[index] = Some(RequestRecord { ended: self.now, outcome, ..record });
+            self.finished += 1;
+            self.source.ended(self.now);
         }
     }
 }

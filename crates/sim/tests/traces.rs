@@ -5,9 +5,10 @@
 
 use folio_core::exec::{DrawFault, ExecError};
 use folio_core::ids::{Salt, Tick, Token};
-use folio_core::kv::{Config, Manager};
+use folio_core::kv::Config;
 use folio_core::params::{ParamLimits, Params, Requested};
-use folio_core::schedule::{Job, Limits, Scheduler};
+use folio_core::schedule::{Job, Limits, PreemptionMode, Scheduler};
+use folio_sim::memory::{Memory, Policy};
 use folio_sim::{Arrival, CostExecutor, CostModel, Outcome, Report, Stopping, TokenRule, run};
 use proptest::prelude::*;
 
@@ -35,14 +36,18 @@ struct House {
     block_size: u32,
     blocks: u32,
     prefix_caching: bool,
+    policy: Policy,
+    swap: Option<(u32, PreemptionMode)>,
     limits: Limits,
 }
 
 impl House {
-    fn scheduler(&self) -> Scheduler<Manager> {
-        let Self { block_size, blocks: capacity, prefix_caching, limits } = *self;
+    fn scheduler(&self) -> Scheduler<Memory> {
+        let Self { block_size, blocks: capacity, prefix_caching, policy, swap, limits } = *self;
         let config = Config { block_size, capacity, prefix_caching, secret: 1 };
-        Scheduler::new(limits, Manager::new(config).unwrap())
+        let (slots, mode) = swap.unwrap_or((0, PreemptionMode::Recompute));
+        let memory = Memory::new(policy, config, slots, limits.max_model_len).unwrap();
+        Scheduler::new(limits, memory).with_preemption(mode)
     }
 
     fn executor(&self) -> CostExecutor {
@@ -50,12 +55,23 @@ impl House {
     }
 }
 
+fn policy() -> impl Strategy<Value = Policy> {
+    prop_oneof![4 => Just(Policy::Paged), 4 => prop::sample::select(Policy::ALL.to_vec())]
+}
+
+fn swap() -> impl Strategy<Value = (u32, PreemptionMode)> {
+    (1u32..40, prop::sample::select(vec![PreemptionMode::Auto, PreemptionMode::Swap]))
+}
+
 fn house() -> impl Strategy<Value = House> {
-    (1u32..9, 2u32..48, any::<bool>(), 1u32..9, 1u32..40, 8u32..80, 4u32..200).prop_map(
-        |(block_size, blocks, prefix_caching, max_num_seqs, tokens, max_model_len, vocab)| House {
-            block_size,
-            blocks,
-            prefix_caching,
+    let memory = (1u32..9, 2u32..48, any::<bool>(), policy(), prop::option::of(swap()));
+    (memory, 1u32..9, 1u32..40, 8u32..80, 4u32..200).prop_map(
+        |(memory, max_num_seqs, tokens, max_model_len, vocab)| House {
+            block_size: memory.0,
+            blocks: memory.1,
+            prefix_caching: memory.2,
+            policy: memory.3,
+            swap: memory.4,
             limits: Limits {
                 max_model_len,
                 max_num_seqs,
@@ -189,7 +205,9 @@ fn crowd() -> (House, Vec<Arrival>) {
         max_queued: 20,
         vocab: 100,
     };
-    let house = House { block_size: 4, blocks: 12, prefix_caching: true, limits };
+    let policy = Policy::Paged;
+    let house =
+        House { block_size: 4, blocks: 12, prefix_caching: true, policy, swap: None, limits };
     let wish = Wish {
         at: 5,
         abort_after: None,

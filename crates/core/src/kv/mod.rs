@@ -165,6 +165,12 @@ pub trait KvMemory {
     /// The bound relies on sharing: sequences that are admitted again one by one, and find no prefix cache, share nothing.
     fn most_blocks(&self, prompt: u32, longest: u32, sequences: u32) -> u32;
 
+    /// Whether [`Self::admit`] takes all that a group will ever hold at once. Then nothing need stay free beside it, and
+    /// [`Self::append`] never falls short.
+    fn reserves(&self) -> bool {
+        false
+    }
+
     /// Makes the table of a group's first sequence with room for all of `claim.tokens`. [`BlockTable::cached`] tells
     /// how many of them are already computed; it is less than their number. May push copies to `ops`, of cached blocks
     /// that begin as the claim goes on.

@@ -58,7 +58,8 @@ impl<M: KvMemory> Scheduler<M> {
         let own_copies = ops.len();
         let table = self.memory.admit(&head.claim(), ops).ok()?;
         let held = u32::try_from(table.blocks().len()).unwrap_or(u32::MAX);
-        let beside = head.present_need(&self.memory).saturating_sub(held);
+        let need = if self.memory.reserves() { held } else { head.present_need(&self.memory) };
+        let beside = need.saturating_sub(held);
         let after = self.memory.free_blocks();
         if beside <= after {
             head.awaits = 0;

@@ -17,7 +17,7 @@ const MOST_WAITING: usize = 100;
 struct Use {
     tables: u32,
     groups: u32,
-    /// Positions that hold something.
+    /// Positions that hold something, or will after the step in flight.
     filled: u32,
 }
 
@@ -73,7 +73,7 @@ fn uses_of(group: &Group, block_size: u32) -> HashMap<BlockId, Use> {
         for (block, start) in blocks.iter().zip((0_u32..).step_by(block_size as usize)) {
             let block = uses.entry(*block).or_default();
             block.tables += 1;
-            let filled = seq.computed().saturating_sub(start).min(block_size);
+            let filled = seq.planned().saturating_sub(start).min(block_size);
             block.filled = block.filled.max(filled);
         }
     }

@@ -1,8 +1,6 @@
 //! How long a step takes, as a linear function of its plan.
 
-use std::time::Duration;
-
-use folio_core::plan::{CacheOp, StepPlan};
+use super::{Step, StepCost};
 
 /// Nanoseconds per step and per thing in it. The fields are the coefficients of a linear fit to measured steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,35 +22,24 @@ impl Default for CostModel {
     }
 }
 
-impl CostModel {
-    /// The modelled duration of `plan`; saturates.
-    #[must_use]
-    pub fn cost(&self, plan: &StepPlan) -> Duration {
-        if plan.is_empty() {
-            return Duration::ZERO;
-        }
-        let mut context = 0u64;
-        for row in &plan.rows {
-            context = context.saturating_add(u64::from(row.start) + count(row.tokens.len()));
-        }
-        let copies = plan.ops.iter().filter(|op| matches!(op, CacheOp::Copy { .. })).count();
+impl StepCost for CostModel {
+    #[allow(clippy::cast_precision_loss, reason = "exact up to 104 days")]
+    fn seconds(&self, step: &Step) -> f64 {
         let nanos = self
             .step
-            .saturating_add(self.token.saturating_mul(count(plan.tokens.len())))
-            .saturating_add(self.context_token.saturating_mul(context))
-            .saturating_add(self.copy.saturating_mul(count(copies)));
-        Duration::from_nanos(nanos)
+            .saturating_add(self.token.saturating_mul(step.tokens))
+            .saturating_add(self.context_token.saturating_mul(step.context))
+            .saturating_add(self.copy.saturating_mul(step.copies));
+        nanos as f64 / 1e9
     }
-}
-
-fn count(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use folio_core::ids::{BlockId, SeqId, Token};
-    use folio_core::plan::Row;
+    use folio_core::plan::{CacheOp, Row, StepPlan};
 
     use super::*;
 

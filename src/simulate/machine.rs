@@ -1,0 +1,148 @@
+//! What steps cost, and how large the cache is.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use folio_model::MemoryRequest;
+use folio_sim::cost::{self, DEVICES, Device, Fitted, Roofline, Shape, StepCost};
+
+use super::args::SimulateArgs;
+use crate::shapes::Described;
+use crate::{plan, trace};
+
+/// Longest file that is read, in bytes.
+const MOST_BYTES: u64 = 1 << 20;
+/// Threads do not matter to the plan of a device; some number must be given.
+const THREADS: usize = 1;
+
+/// A model on a machine.
+pub(super) struct Machine {
+    pub(super) described: Described,
+    shape: Shape,
+    device: Device,
+    devices: u32,
+    fit: Option<Fitted>,
+    utilization: f64,
+}
+
+impl Machine {
+    pub(super) fn new(args: &SimulateArgs) -> Result<Self> {
+        let described = Described::find(Some(&args.model))?;
+        let mut device = device(&args.device)?;
+        let seconds = |flag: &str, micros: f64| {
+            ensure!((0.0..=1e9).contains(&micros), "{flag} must not be below 0, nor {micros}");
+            Ok(micros / 1e6)
+        };
+        if let Some(micros) = args.step_overhead_us {
+            device.step_overhead = seconds("--step-overhead-us", micros)?;
+        }
+        if let Some(micros) = args.row_overhead_us {
+            device.row_overhead = seconds("--row-overhead-us", micros)?;
+        }
+        let fit = match &args.fit {
+            None => None,
+            Some(file) => {
+                let fit = trace::read_text(file, MOST_BYTES)
+                    .and_then(|text| Ok(Fitted::parse(&text)?))
+                    .with_context(|| format!("--fit {}", file.display()))?;
+                Some(fit)
+            }
+        };
+        let utilization = args.gpu_memory_utilization;
+        ensure!(
+            (0.01..=1.0).contains(&utilization),
+            "--gpu-memory-utilization must be from 0.01 to 1, not {utilization}"
+        );
+        let devices = args.tensor_parallel_size;
+        Ok(Self { shape: described.shape(), described, device, devices, fit, utilization })
+    }
+
+    /// What steps are timed by, in a few words.
+    pub(super) fn describe(&self) -> String {
+        match &self.fit {
+            Some(fit) if fit.machine.is_empty() => "measured steps".to_owned(),
+            Some(fit) => format!("measured steps of {}", fit.machine),
+            None if self.devices == 1 => self.device.name.clone(),
+            None => format!("{} x {}", self.devices, self.device.name),
+        }
+    }
+
+    /// The cost of steps with blocks of this size.
+    pub(super) fn cost(&self, block_size: u32) -> Box<dyn StepCost> {
+        match &self.fit {
+            Some(fit) => Box::new(fit.clone()),
+            None => Box::new(Roofline {
+                shape: self.shape.clone(),
+                device: self.device.clone(),
+                devices: self.devices,
+                block_size,
+            }),
+        }
+    }
+
+    /// Blocks that the memory has room for beside weights and activations, by the plan of the server.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a device's memory, in bytes"
+    )]
+    pub(super) fn blocks(&self, args: &SimulateArgs, block_size: u32) -> Result<u32> {
+        let memory = self.device.memory_bytes * f64::from(self.devices) * self.utilization;
+        let request = MemoryRequest {
+            dtype: None,
+            kv_dtype: None,
+            block_size: Some(usize::try_from(block_size)?),
+            kv_cache_memory_bytes: None,
+            available_bytes: memory as u64,
+            max_model_len: args.max_model_len.map(usize::try_from).transpose()?,
+            max_num_seqs: usize::try_from(args.max_num_seqs)?,
+            max_num_batched_tokens: usize::try_from(args.max_num_batched_tokens)?,
+            threads: THREADS,
+            swap: None,
+            pinned_prefixes: &[],
+        };
+        let plan = plan::plan(&self.described, &request, true)?;
+        u32::try_from(plan.blocks).context("the cache has more blocks than can be counted")
+    }
+
+    /// Bytes of one block.
+    pub(super) fn block_bytes(&self, block_size: u32) -> f64 {
+        self.shape.kv_bytes_per_token * f64::from(block_size)
+    }
+}
+
+/// One that is known, or that of a file.
+fn device(name: &str) -> Result<Device> {
+    if let Some(device) = cost::device(name) {
+        return Ok(device);
+    }
+    let names = DEVICES.map(|device| device.0).join(", ");
+    if !Path::new(name).is_file() {
+        bail!("--device {name} is not known; there are {names}, or give a JSON file");
+    }
+    let text = trace::read_text(Path::new(name), MOST_BYTES)?;
+    let device: Device = serde_json::from_str(&text).with_context(|| format!("--device {name}"))?;
+    let positive = [
+        ("memory_bytes", device.memory_bytes),
+        ("bandwidth", device.bandwidth),
+        ("flops", device.flops),
+        ("link", device.link),
+        ("host_link", device.host_link),
+        ("bandwidth_share", device.bandwidth_share),
+        ("flops_share", device.flops_share),
+    ];
+    if let Some((field, value)) =
+        positive.iter().find(|(_, value)| !(*value > 0.0 && *value < 1e30))
+    {
+        bail!("--device {name}: {field} must be above 0, not {value}");
+    }
+    for (field, value) in
+        [("step_overhead", device.step_overhead), ("row_overhead", device.row_overhead)]
+    {
+        ensure!(
+            (0.0..1e3).contains(&value),
+            "--device {name}: {field} must be seconds, not {value}"
+        );
+    }
+    Ok(device)
+}

@@ -1,0 +1,166 @@
+//! The requests: generated, or those of a file.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use folio_core::ids::Tick;
+use folio_sim::workload::{
+    Arrivals, Content, Decoding, Lengths, Recipe, Request, Workload, lengths_from_csv, parse,
+};
+
+use super::args::TrafficArgs;
+use crate::{args, trace};
+
+/// Longest trace that is read, in bytes.
+const MOST_BYTES: u64 = 1 << 30;
+/// Most requests of one run.
+const MOST_REQUESTS: usize = 5_000_000;
+
+/// What was asked for, files read.
+#[derive(Clone, Debug)]
+pub(super) struct Traffic {
+    args: TrafficArgs,
+    decoding: Decoding,
+    lengths: Lengths,
+    trace: Option<Vec<Request>>,
+}
+
+impl Traffic {
+    pub(super) fn read(args: &TrafficArgs) -> Result<Self> {
+        ensure!(
+            args.burstiness > 0.0 && args.burstiness.is_finite(),
+            "--burstiness must be above 0, not {}",
+            args.burstiness
+        );
+        ensure!(
+            args.duration > 0.0 && args.duration <= 1e7,
+            "--duration must be above 0 and at most 10000000 seconds, not {}",
+            args.duration
+        );
+        ensure!(args.think_time >= 0.0, "--think-time must not be below 0");
+        let trace = match &args.trace {
+            None => None,
+            Some(file) => {
+                let text = trace::read_text(file, MOST_BYTES);
+                let read = text.and_then(|text| Ok(parse(&text)?));
+                Some(read.with_context(|| format!("--trace {}", file.display()))?)
+            }
+        };
+        let decoding = match (args.n, args.beam_width) {
+            (_, Some(width)) => Decoding::Beams(width),
+            (Some(n), None) if n > 1 => Decoding::Samples(n),
+            _ => Decoding::Single,
+        };
+        Ok(Self { lengths: lengths(&args.dataset)?, decoding, trace, args: args.clone() })
+    }
+
+    /// What it is, in a few words.
+    pub(super) fn describe(&self) -> String {
+        let args = &self.args;
+        let mut words = match &args.trace {
+            Some(file) => format!("trace {}", file.display()),
+            None => args.dataset.clone(),
+        };
+        match self.decoding {
+            Decoding::Single => {}
+            Decoding::Samples(n) => words += &format!(", {n} samples"),
+            Decoding::Beams(width) => words += &format!(", beam {width}"),
+        }
+        if let Some(prefix) = args.shared_prefix {
+            words += &format!(", shared prefix of {prefix}");
+        }
+        if args.chat {
+            words += ", chats";
+        }
+        if let Some(users) = args.max_concurrency {
+            words += &format!(", {users} users in a closed loop");
+        }
+        words
+    }
+
+    /// The rate to run at when none is swept; `None` where there is none.
+    pub(super) fn rate(&self) -> Option<f64> {
+        let open = self.trace.is_none() && self.args.max_concurrency.is_none();
+        self.args.request_rate.or(open.then_some(1.0))
+    }
+
+    /// The requests at `rate`.
+    pub(super) fn at(&self, rate: Option<f64>) -> Result<Workload> {
+        if let Some(rate) = rate {
+            ensure!(
+                rate > 0.0 && rate <= 1e6,
+                "a request rate must be above 0 and at most a million per second, not {rate}"
+            );
+        }
+        if let Some(requests) = &self.trace {
+            let requests = stretched(requests, rate);
+            return Ok(Workload { requests, decoding: self.decoding, closed: None });
+        }
+        let args = &self.args;
+        let arrivals = match (args.max_concurrency, rate) {
+            (Some(users), _) => Arrivals::Closed { users, think: args.think_time },
+            (None, Some(rate)) if args.burstiness == 1.0 => Arrivals::Poisson { rate },
+            (None, Some(rate)) => {
+                Arrivals::Bursty { rate, variation: 1.0 / args.burstiness.sqrt() }
+            }
+            (None, None) => bail!("--request-rate says how many requests come per second"),
+        };
+        let count = args.num_prompts.unwrap_or_else(|| match (args.max_concurrency, rate) {
+            (None, Some(rate)) => count(rate * args.duration),
+            (users, _) => 50 * users.unwrap_or(1),
+        });
+        ensure!(count <= MOST_REQUESTS, "{count} requests are more than {MOST_REQUESTS}");
+        let content = match (args.chat, args.shared_prefix) {
+            (true, _) => Content::Chat,
+            (false, Some(prefix)) => Content::SharedPrefix(prefix),
+            (false, None) => Content::Plain,
+        };
+        let (lengths, decoding, seed) = (self.lengths.clone(), self.decoding, args.seed);
+        Ok(Recipe { count, arrivals, lengths, content, decoding, seed }.generate())
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast from f64 saturates, and the number is bounded afterwards"
+)]
+fn count(requests: f64) -> usize {
+    requests.round().max(1.0) as usize
+}
+
+/// The same requests, coming at `rate` on average.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a cast from f64 saturates; microseconds are far below 2^52"
+)]
+fn stretched(requests: &[Request], rate: Option<f64>) -> Vec<Request> {
+    let first = requests.first().map_or(0, |request| request.at.0);
+    let last = requests.last().map_or(0, |request| request.at.0);
+    let factor = match rate {
+        Some(rate) if last > first => requests.len() as f64 / rate / ((last - first) as f64 / 1e6),
+        _ => 1.0,
+    };
+    let moved = |at: u64| Tick(((at - first) as f64 * factor) as u64);
+    requests.iter().map(|request| Request { at: moved(request.at.0), ..request.clone() }).collect()
+}
+
+/// `sharegpt`, `alpaca`, `161,338`, or a file.
+fn lengths(text: &str) -> Result<Lengths> {
+    match text {
+        "sharegpt" => return Ok(Lengths::ShareGpt),
+        "alpaca" => return Ok(Lengths::Alpaca),
+        _ => {}
+    }
+    if let Ok(fixed) = args::lengths(text) {
+        return Ok(Lengths::Fixed(fixed.prompt, fixed.output));
+    }
+    let listed = trace::read_text(Path::new(text), MOST_BYTES)
+        .and_then(|text| Ok(lengths_from_csv(&text)?))
+        .with_context(|| {
+            format!("--dataset {text} is neither sharegpt, alpaca, PROMPT,OUTPUT nor a CSV file")
+        })?;
+    Ok(Lengths::Listed(listed))
+}
