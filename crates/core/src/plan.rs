@@ -78,6 +78,17 @@ pub struct Draw {
     pub history: Range<usize>,
     /// How many tokens at the start of `history` are prompt.
     pub history_prompt: usize,
+    /// Which tokens may be chosen, a range of [`StepPlan::masks`] that is read by [`allows`]; empty allows all. The
+    /// scheduler leaves it empty.
+    pub mask: Range<usize>,
+}
+
+/// Whether a mask allows `token`: bit `token % 32` of word `token / 32`. An empty mask allows all; a shorter one than the
+/// vocabulary allows none of the tokens beyond it.
+#[must_use]
+pub fn allows(mask: &[u32], token: Token) -> bool {
+    let word = mask.get(token.index() / 32).copied().unwrap_or(0);
+    mask.is_empty() || word >> (token.0 % 32) & 1 == 1
 }
 
 /// One step of the engine.
@@ -99,6 +110,8 @@ pub struct StepPlan {
     pub targets: Vec<Token>,
     /// Tokens so far, for penalties.
     pub history: Vec<Token>,
+    /// Bit sets of tokens that draws may choose.
+    pub masks: Vec<u32>,
 }
 
 impl StepPlan {
@@ -110,7 +123,7 @@ impl StepPlan {
 
     /// Empties the plan and keeps its memory.
     pub fn clear(&mut self) {
-        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history } = self;
+        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history, masks } = self;
         ops.clear();
         rows.clear();
         tokens.clear();
@@ -119,5 +132,6 @@ impl StepPlan {
         samplings.clear();
         targets.clear();
         history.clear();
+        masks.clear();
     }
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use folio_core::inspect::KvReport;
+use folio_core::params::Decoding;
 use folio_core::schedule::{Admission, Job, Limits, Reject};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::constraint::Constraint;
 use crate::generation::Generation;
 use crate::health::Health;
 use crate::inbox::{Arriving, Door, Inspector};
@@ -27,6 +29,9 @@ pub enum Refused {
     /// It can never be served.
     #[error(transparent)]
     Rejected(#[from] Reject),
+    /// Beams and a constraint at once.
+    #[error("a beam search cannot be kept to a grammar")]
+    ConstrainedBeams,
     /// The engine takes no new requests, or has ended as it was told to.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -64,6 +69,29 @@ impl Handle {
     /// # Errors
     /// [`Refused`]; nothing was sent.
     pub fn generate(&self, job: Job) -> Result<Generation, Refused> {
+        self.send(job, None)
+    }
+
+    /// The same for a request whose tokens `constraint` restricts; every sequence gets a fork of it.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was sent. A beam search cannot be restricted.
+    pub fn generate_constrained(
+        &self,
+        job: Job,
+        constraint: Box<dyn Constraint>,
+    ) -> Result<Generation, Refused> {
+        match job.params.decoding {
+            Decoding::Beam(_) => Err(Refused::ConstrainedBeams),
+            Decoding::Sample { .. } => self.send(job, Some(constraint)),
+        }
+    }
+
+    fn send(
+        &self,
+        job: Job,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<Generation, Refused> {
         let arrival = Instant::now();
         let shared = self.shared();
         // Asked again under the lock; here so that a closed engine says so rather than that it is busy.
@@ -73,7 +101,7 @@ impl Handle {
         shared.admission.check(&job)?;
         let id = shared.request_id();
         let (sender, receiver) = mpsc::unbounded_channel();
-        let request = Arriving { id, job, updates: sender, permit };
+        let request = Arriving { id, job, constraint, updates: sender, permit };
         if let Err(door) = shared.inbox.generate(request) {
             refuse(door)?;
         }

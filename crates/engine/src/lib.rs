@@ -61,11 +61,13 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod constraint;
 mod costs;
 mod generation;
 mod handle;
 mod health;
 mod inbox;
+mod mask;
 mod run;
 mod shared;
 mod snapshot;
@@ -74,6 +76,7 @@ mod thread;
 mod update;
 
 pub use config::{Checks, EngineConfig};
+pub use constraint::{Canceller, Constraint};
 pub use generation::{Generation, Timing};
 pub use handle::{Handle, Refused};
 pub use health::Health;

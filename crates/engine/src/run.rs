@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use folio_core::event::Event;
+use folio_core::event::{Event, EventKind};
 use folio_core::exec::{ExecError, Executor, StepOutput};
 use folio_core::ids::Tick;
 use folio_core::kv::KvMemory;
@@ -19,6 +19,7 @@ use folio_core::schedule::Scheduler;
 use crate::config::{Checks, EngineConfig};
 use crate::costs::CostMeter;
 use crate::inbox::{Arriving, Door, Inspector, Message};
+use crate::mask::Masks;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::streams::{Streams, send};
@@ -46,6 +47,7 @@ pub(crate) struct Engine<M: KvMemory> {
     numbers: Snapshot,
     failed_in_a_row: u32,
     costs: CostMeter,
+    masks: Masks,
     /// Reused from step to step.
     plan: StepPlan,
     out: StepOutput,
@@ -64,6 +66,7 @@ impl<M: KvMemory> Engine<M> {
             scheduler,
             executor,
             shared,
+            masks: Masks::new(config.mask_threads, config.mask_time),
             config,
             streams: Streams::default(),
             numbers: Snapshot::default(),
@@ -151,6 +154,7 @@ impl<M: KvMemory> Engine<M> {
                 Message::Abort(request) => {
                     if let Some(group) = self.streams.remove(request) {
                         self.scheduler.abort(group);
+                        self.masks.forget(group);
                     }
                 }
                 Message::Inspect(inspector) => inspectors.push(inspector),
@@ -180,9 +184,14 @@ impl<M: KvMemory> Engine<M> {
         if request.updates.is_closed() {
             return;
         }
-        let Arriving { id, job, updates, permit } = request;
+        let Arriving { id, job, constraint, updates, permit } = request;
         match self.scheduler.submit(job, now) {
-            Ok(group) => self.streams.insert(group, id, updates, permit),
+            Ok(group) => {
+                self.streams.insert(group, id, updates, permit);
+                if let Some(constraint) = constraint {
+                    self.masks.insert(group, constraint);
+                }
+            }
             Err(reject) => {
                 drop(permit);
                 send(&updates, Instant::now(), Update::Failed(Cause::Rejected(reject)));
@@ -197,6 +206,7 @@ impl<M: KvMemory> Engine<M> {
             // Nothing but a bug plans nothing while there is work. Waiting would be a hang.
             return if self.scheduler.is_idle() { Ok(()) } else { Err(EngineError::Stuck) };
         }
+        self.constrain();
         let started = Instant::now();
         let result = self.execute();
         let took = started.elapsed();
@@ -209,6 +219,7 @@ impl<M: KvMemory> Engine<M> {
                     self.scheduler.set_recovery_costs(costs);
                 }
                 self.scheduler.commit(&self.plan, &self.out, self.now(), &mut self.events);
+                self.masks.commit(&self.plan, &self.out, &self.scheduler);
             }
             Err(error) => {
                 self.failed_in_a_row += 1;
@@ -217,6 +228,7 @@ impl<M: KvMemory> Engine<M> {
             }
         }
         self.numbers.record_step(self.plan.tokens.len(), took, failed);
+        self.forget_masks();
         self.streams.release(&self.events);
         self.publish();
         self.shared.progress.mark();
@@ -227,6 +239,31 @@ impl<M: KvMemory> Engine<M> {
                 Err(EngineError::FailedSteps { count: self.failed_in_a_row, last })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Puts the masks into the plan. Requests without one end here; their rows are computed in vain.
+    fn constrain(&mut self) {
+        let failed = self.masks.fill(&mut self.plan, &self.scheduler);
+        for (group, _) in &failed {
+            self.scheduler.abort(*group);
+            self.masks.forget(*group);
+        }
+        if !failed.is_empty() {
+            self.publish();
+        }
+        for (group, why) in failed {
+            tracing::warn!(%why, "a request could not be kept to its grammar");
+            self.streams.fail(group, Cause::Constraint(why));
+        }
+    }
+
+    /// Forgets the constraints of the groups that have ended.
+    fn forget_masks(&mut self) {
+        for event in &self.events {
+            if matches!(event.kind, EventKind::Ended { .. } | EventKind::Failed(_)) {
+                self.masks.forget(event.group);
+            }
         }
     }
 

@@ -58,6 +58,16 @@ impl Streams {
         groups
     }
 
+    /// Ends one request between two steps.
+    pub(crate) fn fail(&mut self, group: GroupId, cause: Cause) {
+        let Some(Stream { request, updates, permit }) = self.by_group.remove(&group) else {
+            return;
+        };
+        self.groups.remove(&request);
+        drop(permit);
+        send(&updates, Instant::now(), Update::Failed(cause));
+    }
+
     /// Returns the permits of the requests that end in `events`.
     pub(crate) fn release(&mut self, events: &[Event]) {
         for event in events {

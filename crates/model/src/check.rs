@@ -50,6 +50,9 @@ impl Capacity {
             if !known || history.is_none_or(|h| h.len() < draw.history_prompt) {
                 return Err(bad("a draw without sampling or history"));
             }
+            if plan.masks.get(draw.mask.clone()).is_none() {
+                return Err(bad("a draw without its mask"));
+            }
         }
         Ok(())
     }

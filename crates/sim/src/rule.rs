@@ -5,6 +5,7 @@
 
 use folio_core::ids::Token;
 use folio_core::params::{Params, Sampling};
+use folio_core::plan::allows;
 
 /// The hash of a context, one mark per position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,15 @@ impl TokenRule {
     /// A token that follows from `z`.
     pub(crate) fn fold(&self, z: u64) -> Token {
         Token(u32::try_from(z % u64::from(self.vocab)).unwrap_or(0))
+    }
+
+    /// `token`, or the first after it that `mask` allows, going round; `None` when it allows none.
+    pub(crate) fn nearest(&self, token: Token, mask: &[u32]) -> Option<Token> {
+        let Token(first) = token;
+        if allows(mask, token) {
+            return Some(token);
+        }
+        (first..self.vocab).chain(0..first.min(self.vocab)).map(Token).find(|&t| allows(mask, t))
     }
 
     /// What choice number `choice` of a request must produce, the token that ends it included, when at most

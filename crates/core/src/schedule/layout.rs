@@ -77,6 +77,7 @@ fn push_draws(
         sampling,
         history: history.clone(),
         history_prompt,
+        mask: 0..0,
     }));
     first..plan.draws.len()
 }

@@ -175,6 +175,13 @@ impl<M: KvMemory> Scheduler<M> {
         self.running_with(seq).map(|at| self.running[at].id())
     }
 
+    /// How many tokens a live sequence of a running group has, prompt included.
+    #[must_use]
+    pub fn length_of(&self, seq: SeqId) -> Option<u32> {
+        let group = &self.running[self.running_with(seq)?];
+        group.find(seq).map(|at| group.sequences[at].known())
+    }
+
     /// What refuses requests, for use before they are submitted.
     #[must_use]
     pub fn admission(&self) -> &Admission {

@@ -6,6 +6,7 @@
 mod abort;
 mod admit;
 mod common;
+mod constrain;
 mod failure;
 mod inspect;
 mod serve;
