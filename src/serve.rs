@@ -36,11 +36,15 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     })?;
     let address = listener.local_addr()?;
     let running = startup::start(&settings, true)?;
+    let tools = args.tool_call_parser.format(running.template.as_ref());
+    let reasoning = args.reasoning_parser.is_some();
     let config = config(args, &settings, &running);
     let texts = ModelTexts {
         tokenizer: running.tokenizer,
         template: running.template,
         defaults: running.defaults,
+        tools,
+        reasoning,
     };
     // Caught before anybody is told the address, so that no signal can come too early to drain.
     let signals = runtime.block_on(async { Signals::catch() }).context("cannot catch signals")?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use folio_core::ids::Token;
 use folio_core::params::GenerationDefaults;
-use folio_text::{ChatTemplate, Tokenizer};
+use folio_text::{ChatTemplate, Tokenizer, ToolFormat};
 
 /// Everything [`crate::App::new`] needs besides the engine and the texts.
 #[derive(Clone, Debug)]
@@ -129,4 +129,8 @@ pub struct ModelTexts {
     pub template: Option<ChatTemplate>,
     /// Used where a request says nothing.
     pub defaults: GenerationDefaults,
+    /// How the model writes tool calls, if that is known.
+    pub tools: Option<ToolFormat>,
+    /// Whether it thinks between `<think>` and `</think>`, and clients are to be shown that apart.
+    pub reasoning: bool,
 }

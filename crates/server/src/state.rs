@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use folio_core::ids::Salt;
 use folio_core::params::ParamLimits;
 use folio_engine::Handle;
+use folio_text::Grammars;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Caller, Keys};
@@ -113,6 +114,7 @@ pub(crate) struct Served {
     pub(crate) texts: ModelTexts,
     pub(crate) param_limits: ParamLimits,
     pub(crate) max_model_len: u32,
+    pub(crate) grammars: Grammars,
     random: Random,
 }
 
@@ -132,7 +134,9 @@ impl Served {
         };
         let max_model_len = engine.limits().max_model_len;
         let random = Random::default();
-        Self { names, seed, limits, model, texts, param_limits, max_model_len, random }
+        let ends = model.eos.iter().map(|token| token.0).collect();
+        let grammars = Grammars::new(texts.tokenizer.clone(), ends);
+        Self { names, seed, limits, model, texts, param_limits, max_model_len, grammars, random }
     }
 
     /// The name answers carry when the caller gave none.

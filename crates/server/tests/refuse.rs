@@ -108,15 +108,8 @@ fn delivery_cases() -> Vec<Case> {
 /// Known elsewhere, not served here.
 fn unserved_cases() -> Vec<Case> {
     vec![
-        (json!({"response_format": {"type": "json_object"}}), "response_format.type", "plain text"),
-        (
-            json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
-            "response_format",
-            "plain text",
-        ),
-        (json!({"guided_regex": "(a+)+b"}), "guided_regex", "grammar"),
-        (json!({"guided_json": {}}), "guided_json", "grammar"),
-        (json!({"structured_outputs": {"choice": []}}), "structured_outputs", "grammar"),
+        (json!({"guided_regex": "(a+)+b"}), "guided_regex", "`structured_outputs.regex`"),
+        (json!({"guided_json": {}}), "guided_json", "`structured_outputs.json`"),
         (json!({"min_tokens": 1}), "min_tokens", "least length"),
         (json!({"bad_words": ["x"]}), "bad_words", "logit_bias"),
         (json!({"allowed_token_ids": []}), "allowed_token_ids", "logit_bias"),
@@ -237,10 +230,10 @@ fn chat_cases() -> Vec<Case> {
         (json!({"logprobs": 1}), "logprobs", "a boolean"),
         (
             json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
-            "tools",
-            "tool calling",
+            "tool_choice",
+            "--tool-call-parser",
         ),
-        (json!({"tool_choice": "required"}), "tool_choice", "tool calling"),
+        (json!({"tool_choice": "required"}), "tool_choice", "needs `tools`"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "only text"),
         (json!({"chat_template": "{{ 'a' * 10 ** 9 }}"}), "chat_template", "own chat template"),
         (
@@ -339,7 +332,7 @@ async fn what_is_not_json_is_said_to_be_not_json() {
         (COMPLETE, "null", "", "must be an object"),
         (COMPLETE, "\"prompt\"", "", "must be an object"),
         (COMPLETE, &deep, "prompt", ""),
-        (CHAT, &tools, "tools", "tool calling"),
+        (CHAT, &tools, "tools", ""),
     ];
     for (path, body, param, words) in cases {
         let mut what = body.to_owned();

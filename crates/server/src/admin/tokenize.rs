@@ -87,7 +87,8 @@ pub(crate) async fn tokenize(
             let messages = conversation(messages)?;
             let special = add_special_tokens.unwrap_or(false);
             let open = add_generation_prompt.unwrap_or(true);
-            on_text_thread(&app, move |served| tokens_of(served, &messages, open, special)).await?
+            on_text_thread(&app, move |served| tokens_of(served, &messages, None, open, special))
+                .await?
         }
     };
     let tokens: Vec<u32> = tokens.into_iter().map(|Token(id)| id).collect();

@@ -1,7 +1,9 @@
 //! `POST /v1/chat/completions`: messages in, an assistant's message out.
 
 pub(crate) mod respond;
+pub(crate) mod speech;
 mod stream;
+pub(crate) mod tools;
 pub(crate) mod types;
 pub(crate) mod validate;
 
@@ -20,6 +22,7 @@ use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
+use crate::generate::constraint::Follow;
 use crate::generate::encode::{encode, on_text_thread};
 use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
@@ -28,6 +31,7 @@ use crate::request::common::Delivery;
 use crate::sse;
 use crate::state::{App, Served};
 use stream::ChatStream;
+use tools::ToolPlan;
 use types::ChatBody;
 use validate::{ValidChat, validate};
 
@@ -37,14 +41,21 @@ pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Res
     let ticket = app.enter()?;
     let (parts, body) = request.into_parts();
     let body: ChatBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let ValidChat { messages, add_generation_prompt, max_tokens_field, common } =
+    let ValidChat { messages, add_generation_prompt, max_tokens_field, tools, mut common } =
         validate(body, &app.served, caller(&parts))?;
     let special = common.add_special_tokens;
-    let prompt = on_text_thread(&app, move |served| {
-        tokens_of(served, &messages, add_generation_prompt, special)
+    common.skip_special_tokens &= !tools.reading.needs_special_tokens();
+    let ToolPlan { tools, reading, wanted } = tools;
+    let thinking = reading.thinking_ends(&app.served);
+    let (prompt, constraint) = on_text_thread(&app, move |served| {
+        let prompt = tokens_of(served, &messages, tools.as_ref(), add_generation_prompt, special)?;
+        let constraint = wanted.map(|wanted| Follow::new(served, &wanted, thinking));
+        Ok((prompt, constraint.transpose()?))
     })
     .await?;
-    let rendering = Rendering::new(&app.served, &common);
+    let mut rendering = Rendering::new(&app.served, &common);
+    let ids: Vec<u32> = prompt.iter().map(|token| token.0).collect();
+    rendering.reading = reading.after(&app.served, &ids);
     let heading = Heading::new("chatcmpl", common.model, &app.served);
     let report = Report::new(heading.id.clone(), request_id(&parts), "chat", arrival);
     let setting = Setting {
@@ -52,6 +63,7 @@ pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Res
         rendering: rendering.clone(),
         fields: FieldNames { prompt: "messages", max_tokens: max_tokens_field },
         report,
+        constraint,
     };
     let job = Job::new(prompt, common.params, common.salt);
     let run = Run::start(&app, vec![Order { job, offset: 0 }], setting)?;
@@ -71,6 +83,7 @@ pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Res
 pub(crate) fn tokens_of(
     served: &Served,
     messages: &Value,
+    tools: Option<&Value>,
     add_generation_prompt: bool,
     add_special_tokens: bool,
 ) -> Result<Vec<Token>, ApiError> {
@@ -83,7 +96,7 @@ pub(crate) fn tokens_of(
     let input = RenderInput {
         messages,
         add_generation_prompt,
-        tools: None,
+        tools,
         extra: None,
         now: DateTime::from_unix_seconds(i64::try_from(since.as_secs()).unwrap_or(0)),
         max_output: served.texts.tokenizer.max_bytes(),

@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
+use super::speech::{Said, Speaker};
 use crate::error::ApiError;
 use crate::generate::answer::{Gathered, Heading, StopReason, gather};
-use crate::generate::choice::{Finish, Rendering};
+use crate::generate::choice::Rendering;
 use crate::generate::logprobs::{self, ChatLogprobs};
 use crate::generate::run::{Run, Usage};
 
@@ -34,7 +35,8 @@ struct ChatChoice {
 #[derive(Debug, Serialize)]
 struct Answer {
     role: &'static str,
-    content: String,
+    #[serde(flatten)]
+    said: Said,
     refusal: Option<()>,
 }
 
@@ -50,13 +52,15 @@ pub(crate) async fn respond(
     let gathered = gather(&mut run).await?;
     let choices = gathered.into_iter().enumerate().map(|(index, choice)| {
         let Gathered { text, records, finish, score } = choice;
+        let mut speaker = Speaker::new(&rendering.reading, index);
+        let said = speaker.push(text, true).whole();
         ChatChoice {
             index,
-            message: Answer { role: "assistant", content: text, refusal: None },
+            message: Answer { role: "assistant", said, refusal: None },
             logprobs: rendering
                 .with_records
                 .then(|| logprobs::chat(&rendering.tokenizer, &records)),
-            finish_reason: finish.as_ref().map(Finish::reason),
+            finish_reason: finish.as_ref().map(|finish| speaker.finish_reason(finish)),
             stop_reason: finish.as_ref().and_then(StopReason::of),
             score,
         }

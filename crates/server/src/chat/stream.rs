@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
+use super::speech::{Said, Speaker};
 use crate::error::ApiError;
 use crate::generate::answer::{Heading, StopReason};
-use crate::generate::choice::{Finish, Piece, Rendering};
+use crate::generate::choice::{Piece, Rendering};
 use crate::generate::logprobs::{self, ChatLogprobs};
 use crate::generate::run::{Run, Usage};
 use crate::sse::{DONE, Events, event};
@@ -39,7 +40,8 @@ struct Delta {
     /// Sent with a choice's first delta.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
-    content: String,
+    #[serde(flatten)]
+    said: Said,
 }
 
 /// The events of one answer.
@@ -51,6 +53,8 @@ pub(crate) struct ChatStream {
     include_usage: bool,
     /// Which choices have had their first delta.
     begun: Vec<bool>,
+    /// What reads each choice.
+    speakers: Vec<Speaker>,
 }
 
 impl ChatStream {
@@ -61,7 +65,9 @@ impl ChatStream {
         include_usage: bool,
     ) -> Self {
         let begun = vec![false; run.choices()];
-        Self { run: Some(run), heading, rendering, include_usage, begun }
+        let speaker = |choice| Speaker::new(&rendering.reading, choice);
+        let speakers = (0..run.choices()).map(speaker).collect();
+        Self { run: Some(run), heading, rendering, include_usage, begun, speakers }
     }
 
     fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
@@ -76,18 +82,25 @@ impl ChatStream {
         serde_json::to_string(&chunk).unwrap_or_default()
     }
 
-    fn choice(&mut self, piece: Piece) -> ChunkChoice {
+    /// `None` when there is nothing to tell yet.
+    fn choice(&mut self, piece: Piece) -> Option<ChunkChoice> {
         let Piece { index, text, records, finish, score } = piece;
+        let speaker = self.speakers.get_mut(index)?;
+        let said = speaker.push(text, finish.is_some());
+        if said.is_empty() && records.is_empty() && finish.is_none() {
+            return None;
+        }
+        let finish_reason = finish.as_ref().map(|finish| speaker.finish_reason(finish));
         let first = self.begun.get_mut(index).is_some_and(|begun| !std::mem::replace(begun, true));
         let tokenizer = &self.rendering.tokenizer;
-        ChunkChoice {
+        Some(ChunkChoice {
             index,
-            delta: Delta { role: first.then_some("assistant"), content: text },
+            delta: Delta { role: first.then_some("assistant"), said },
             logprobs: (!records.is_empty()).then(|| logprobs::chat(tokenizer, &records)),
-            finish_reason: finish.as_ref().map(Finish::reason),
+            finish_reason,
             stop_reason: finish.as_ref().map(StopReason::of),
             score,
-        }
+        })
     }
 
     fn end(&mut self, usage: Usage) -> String {
@@ -109,24 +122,30 @@ impl ChatStream {
 
 impl Events for ChatStream {
     async fn next(&mut self) -> Option<String> {
-        let run = self.run.as_mut()?;
-        match run.next().await {
-            Some(Ok(pieces)) => {
-                let mut out = String::new();
-                for piece in pieces {
-                    let choice = self.choice(piece);
-                    event(&mut out, &self.chunk(vec![choice], None));
+        loop {
+            let run = self.run.as_mut()?;
+            match run.next().await {
+                Some(Ok(pieces)) => {
+                    let mut out = String::new();
+                    for piece in pieces {
+                        if let Some(choice) = self.choice(piece) {
+                            event(&mut out, &self.chunk(vec![choice], None));
+                        }
+                    }
+                    // What a parser holds back is told later.
+                    if !out.is_empty() {
+                        return Some(out);
+                    }
                 }
-                Some(out)
-            }
-            Some(Err(error)) => {
-                self.run = None;
-                Some(Self::fail(&error))
-            }
-            None => {
-                let usage = run.usage();
-                self.run = None;
-                Some(self.end(usage))
+                Some(Err(error)) => {
+                    self.run = None;
+                    return Some(Self::fail(&error));
+                }
+                None => {
+                    let usage = run.usage();
+                    self.run = None;
+                    return Some(self.end(usage));
+                }
             }
         }
     }

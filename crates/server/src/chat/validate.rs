@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::tools::{ToolPlan, plan};
 use super::types::{
     CalledFunctionFields, ChatBody, ChatFields, Content, Message, MessageFields, Part, ToolCall,
     ToolCallFields,
@@ -10,6 +11,7 @@ use crate::auth::Caller;
 use crate::error::{ApiError, quote};
 use crate::request::common::{self, Common, Dialect};
 use crate::request::fields::{Given, Int, List, Strings};
+use crate::request::structured::wanted;
 use crate::request::unserved::{Neutral, asks_nothing};
 use crate::state::Served;
 
@@ -21,6 +23,7 @@ pub(crate) struct ValidChat {
     pub(crate) add_generation_prompt: bool,
     /// What the caller calls the output's limit.
     pub(crate) max_tokens_field: &'static str,
+    pub(crate) tools: ToolPlan,
     pub(crate) common: Common,
 }
 
@@ -39,7 +42,7 @@ pub(crate) fn validate(
     served: &Served,
     caller: Caller,
 ) -> Result<ValidChat, ApiError> {
-    let ChatBody { chat, shared, decoding, unserved, unserved_chat } = body;
+    let ChatBody { chat, shared, decoding, structured, tools, unserved, unserved_chat } = body;
     let ChatFields {
         messages,
         max_tokens,
@@ -62,7 +65,9 @@ pub(crate) fn validate(
         add_special_tokens: false,
     };
     let common = common::validate(shared, &decoding, &unserved, dialect, served, caller)?;
+    let wanted = wanted(structured, &common.params)?;
     Ok(ValidChat {
+        tools: plan(tools, wanted, &common.params, served)?,
         messages: conversation(messages.unwrap_or_default())?,
         add_generation_prompt: add_generation_prompt.unwrap_or(true),
         max_tokens_field,
@@ -129,6 +134,7 @@ fn spoken(message: Message, index: usize, left: &mut usize) -> Result<Value, Api
         tool_calls,
         tool_call_id,
         reasoning_content,
+        reasoning,
         refusal,
         audio,
         function_call,
@@ -155,6 +161,8 @@ fn spoken(message: Message, index: usize, left: &mut usize) -> Result<Value, Api
     out.insert("role".to_owned(), Value::String(role));
     let content = content.map(|content| text_of(content, index)).transpose()?;
     out.insert("content".to_owned(), content.map_or(Value::Null, Value::String));
+    // The newer name; templates know the older one.
+    let reasoning_content = reasoning_content.or(reasoning);
     let optional =
         [("name", name), ("tool_call_id", tool_call_id), ("reasoning_content", reasoning_content)];
     for (field, value) in optional {

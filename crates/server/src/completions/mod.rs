@@ -19,6 +19,7 @@ use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
+use crate::generate::constraint::Follow;
 use crate::generate::encode::{encode, known_tokens, on_text_thread};
 use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
@@ -41,14 +42,20 @@ pub(crate) async fn complete(
     let (parts, body) = request.into_parts();
     let body: CompletionBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let ValidCompletion { prompts, echo, common } = validate(body, &app.served, caller(&parts))?;
+    let ValidCompletion { prompts, echo, wanted, common } =
+        validate(body, &app.served, caller(&parts))?;
     let reading = Reading {
         vocab: app.served.param_limits.vocab,
         add_special_tokens: common.add_special_tokens,
         skip_special_tokens: common.skip_special_tokens,
         echo,
     };
-    let read = on_text_thread(&app, move |served| reading.all(served, prompts)).await?;
+    let (read, constraint) = on_text_thread(&app, move |served| {
+        let read = reading.all(served, prompts)?;
+        let constraint = wanted.map(|wanted| Follow::new(served, &wanted, None));
+        Ok((read, constraint.transpose()?))
+    })
+    .await?;
     let job = |prompt| Job::new(prompt, common.params.clone(), common.salt);
     let order = |read: &PromptRead| Order {
         job: job(read.tokens.clone()),
@@ -59,7 +66,7 @@ pub(crate) async fn complete(
     let heading = Heading::new("cmpl", common.model, &app.served);
     let report = Report::new(heading.id.clone(), request_id(&parts), "completions", arrival);
     let fields = FieldNames { prompt: "prompt", max_tokens: "max_tokens" };
-    let setting = Setting { ticket, rendering: rendering.clone(), fields, report };
+    let setting = Setting { ticket, rendering: rendering.clone(), fields, report, constraint };
     let run = Run::start(&app, orders, setting)?;
     let style = Style {
         rendering,

@@ -6,6 +6,7 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use crate::request::common::{DecodingFields, SharedFields};
 use crate::request::fields::{Int, fields, object, push_bounded};
+use crate::request::structured::StructuredFields;
 use crate::request::unserved::{UnservedFields, unserved};
 
 /// The whole body.
@@ -14,6 +15,7 @@ pub(crate) struct CompletionBody {
     pub(crate) completion: CompletionFields,
     pub(crate) shared: SharedFields,
     pub(crate) decoding: DecodingFields,
+    pub(crate) structured: StructuredFields,
     pub(crate) unserved: UnservedFields,
     pub(crate) unserved_completion: UnservedCompletionFields,
 }
@@ -21,6 +23,7 @@ object!(CompletionBody {
     completion: CompletionFields,
     shared: SharedFields,
     decoding: DecodingFields,
+    structured: StructuredFields,
     unserved: UnservedFields,
     unserved_completion: UnservedCompletionFields,
 });

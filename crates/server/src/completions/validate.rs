@@ -4,6 +4,7 @@ use super::types::{CompletionBody, CompletionFields, Prompt, Prompts};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::request::common::{self, Common, Dialect};
+use crate::request::structured::{Wanted, wanted};
 use crate::state::Served;
 
 /// OpenAI's default for this endpoint.
@@ -16,6 +17,8 @@ pub(crate) struct ValidCompletion {
     pub(crate) prompts: Vec<Prompt>,
     /// Whether answers begin with their prompt.
     pub(crate) echo: bool,
+    /// The grammar of all answers.
+    pub(crate) wanted: Option<Wanted>,
     pub(crate) common: Common,
 }
 
@@ -28,7 +31,8 @@ pub(crate) fn validate(
     served: &Served,
     caller: Caller,
 ) -> Result<ValidCompletion, ApiError> {
-    let CompletionBody { completion, shared, decoding, unserved, unserved_completion } = body;
+    let CompletionBody { completion, shared, decoding, structured, unserved, unserved_completion } =
+        body;
     let CompletionFields { prompt, max_tokens, logprobs, echo, suffix } = completion;
     unserved_completion.refuse()?;
     if suffix.is_some_and(|suffix| !suffix.is_empty()) {
@@ -51,7 +55,8 @@ pub(crate) fn validate(
         Some(Prompts::Many(prompts)) => prompts,
     };
     bounded(&prompts, common.params.n, served)?;
-    Ok(ValidCompletion { prompts, echo, common })
+    let wanted = wanted(structured, &common.params)?;
+    Ok(ValidCompletion { prompts, echo, wanted, common })
 }
 
 fn bounded(prompts: &[Prompt], n: u32, served: &Served) -> Result<(), ApiError> {

@@ -12,6 +12,7 @@ use folio_core::exec::{Drawn, Score};
 use folio_core::ids::Token;
 use folio_text::{Detokenizer, StopFinder, Tokenizer, TokenizerError};
 
+use crate::chat::speech::Reading;
 use crate::request::common::Common;
 use crate::state::Served;
 
@@ -74,6 +75,8 @@ pub(crate) struct Rendering {
     pub(crate) eos: Arc<[Token]>,
     /// Whether log-probabilities are reported.
     pub(crate) with_records: bool,
+    /// How the text is read.
+    pub(crate) reading: Reading,
 }
 
 impl Rendering {
@@ -84,6 +87,7 @@ impl Rendering {
             stops: Arc::from(&common.stops[..]),
             eos: Arc::from(&common.params.eos[..]),
             with_records: common.params.sampling.logprobs.is_some(),
+            reading: Reading::default(),
         }
     }
 }
@@ -118,7 +122,8 @@ pub(crate) struct Choice {
 impl Choice {
     /// Choice number `index` of an answer to `prompt`; its characters are counted from `offset`.
     pub(crate) fn new(rendering: &Rendering, index: usize, prompt: &[u32], offset: u64) -> Self {
-        let Rendering { tokenizer, skip_special_tokens, stops, eos, with_records } = rendering;
+        let Rendering { tokenizer, skip_special_tokens, stops, eos, with_records, reading: _ } =
+            rendering;
         let context = context(prompt);
         Self {
             detokenizer: Detokenizer::new(tokenizer.clone(), *skip_special_tokens, context),

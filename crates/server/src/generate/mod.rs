@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod choice;
+pub(crate) mod constraint;
 pub(crate) mod encode;
 pub(crate) mod logprobs;
 pub(crate) mod report;

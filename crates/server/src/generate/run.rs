@@ -14,6 +14,7 @@ use folio_engine::{Generation, Refused, Timing, Update};
 use serde::Serialize;
 
 use super::choice::{Choice, Finish, Piece, Rendering};
+use super::constraint::Follow;
 use super::report::{Outcome, Report};
 use super::stop_rule::stop_rule;
 use crate::error::ApiError;
@@ -44,6 +45,8 @@ pub(crate) struct Setting {
     pub(crate) rendering: Rendering,
     pub(crate) fields: FieldNames,
     pub(crate) report: Report,
+    /// What every answer follows.
+    pub(crate) constraint: Option<Follow>,
 }
 
 /// The token counts of an answer.
@@ -115,7 +118,7 @@ impl Run {
     /// # Errors
     /// The engine's refusal of any of them.
     pub(crate) fn start(app: &App, orders: Vec<Order>, setting: Setting) -> Result<Self, ApiError> {
-        let Setting { ticket, rendering, fields, report } = setting;
+        let Setting { ticket, rendering, fields, report, constraint } = setting;
         room_for(orders.len(), app.engine.limits().max_queued, fields)?;
         let mut lanes = Vec::with_capacity(orders.len());
         let mut index = 0;
@@ -131,7 +134,11 @@ impl Run {
                     choice
                 })
                 .collect();
-            let generation = app.engine.generate(job).map_err(|why| refused(why, fields))?;
+            let generation = match &constraint {
+                None => app.engine.generate(job),
+                Some(follow) => app.engine.generate_constrained(job, Box::new(follow.again())),
+            };
+            let generation = generation.map_err(|why| refused(why, fields))?;
             lanes.push(Lane {
                 timing: *generation.timing(),
                 source: Some(next_updates(generation)),
@@ -321,6 +328,9 @@ fn refused(why: Refused, fields: FieldNames) -> ApiError {
                 ApiError::bad_request(reject.to_string()).with_param(name)
             }
         },
+        Refused::ConstrainedBeams => {
+            ApiError::field("use_beam_search", "cannot be kept to a grammar")
+        }
         Refused::ShuttingDown | Refused::Dead => ApiError::unavailable(why.to_string()),
     }
 }
@@ -334,6 +344,7 @@ fn failed(cause: &folio_engine::Cause) -> ApiError {
             None => ApiError::busy(reject.to_string(), RETRY_AFTER),
             Some(field) => ApiError::bad_request(reject.to_string()).with_param(field),
         },
+        Cause::NothingAllowed | Cause::Constraint(_) => ApiError::bad_request(cause.to_string()),
         Cause::NotFinite | Cause::Step | Cause::Died => ApiError::internal(cause.to_string()),
     }
 }

@@ -7,7 +7,7 @@ use folio_core::ids::Salt;
 use folio_core::params::{BadParam, GenerationDefaults, Params, Requested};
 
 use super::fields::{Biases, Early, Given, Int, List, Strings, fields, object};
-use super::unserved::{Neutral, ResponseFormat, UnservedFields, refuse_format, refuse_unless};
+use super::unserved::{Neutral, UnservedFields, refuse_unless};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::state::Served;
@@ -34,7 +34,6 @@ fields! {
         skip_special_tokens: bool,
         add_special_tokens: bool,
         cache_salt: String,
-        response_format: ResponseFormat,
     }
 }
 
@@ -134,12 +133,10 @@ pub(crate) fn validate(
         skip_special_tokens,
         add_special_tokens,
         cache_salt,
-        response_format,
     } = shared;
     let &DecodingFields { best_of, use_beam_search, beam_width, length_penalty, early_stopping } =
         decoding;
     let model = served.known_model(model)?;
-    refuse_format(response_format)?;
     unserved.refuse()?;
     let defaults = recommended(use_beam_search == Some(true), served);
     let asked = Requested {
