@@ -78,6 +78,8 @@ pub struct Draw {
     pub history: Range<usize>,
     /// How many tokens at the start of `history` are prompt.
     pub history_prompt: usize,
+    /// Tokens that must not be chosen, a range of [`StepPlan::banned`]. At least one other may be.
+    pub banned: Range<usize>,
 }
 
 /// One step of the engine.
@@ -99,6 +101,8 @@ pub struct StepPlan {
     pub targets: Vec<Token>,
     /// Tokens so far, for penalties.
     pub history: Vec<Token>,
+    /// Tokens that some draws must not choose.
+    pub banned: Vec<Token>,
 }
 
 impl StepPlan {
@@ -110,7 +114,7 @@ impl StepPlan {
 
     /// Empties the plan and keeps its memory.
     pub fn clear(&mut self) {
-        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history } = self;
+        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history, banned } = self;
         ops.clear();
         rows.clear();
         tokens.clear();
@@ -119,5 +123,6 @@ impl StepPlan {
         samplings.clear();
         targets.clear();
         history.clear();
+        banned.clear();
     }
 }

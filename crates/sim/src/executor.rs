@@ -164,9 +164,11 @@ impl CostExecutor {
                 Some(choose) => choose(&Sight { tokens: &self.tokens, draw, sampling, natural }),
                 None => Ok(natural),
             };
-            out.draws.push(chosen.map(|token| Drawn {
-                token,
-                score: sampling.logprobs.map(|top| self.score(context, token, top)),
+            let banned = part(&plan.banned, &draw.banned, "banned tokens")?;
+            out.draws.push(chosen.map(|token| {
+                let token = self.rule.nearest(token, sampling, banned);
+                let score = sampling.logprobs.map(|top| self.score(context, token, top));
+                Drawn { token, score }
             }));
         }
         Ok(())

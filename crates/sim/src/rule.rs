@@ -88,6 +88,16 @@ impl TokenRule {
         self.fold(z)
     }
 
+    /// The first token from `token` on that may be drawn; `token` itself if none may.
+    pub(crate) fn nearest(&self, token: Token, sampling: &Sampling, banned: &[Token]) -> Token {
+        let may = |token: &Token| {
+            let allowed = sampling.allowed.as_ref();
+            !banned.contains(token) && allowed.is_none_or(|list| list.binary_search(token).is_ok())
+        };
+        let mut round = (0..self.vocab).map(|step| self.fold(u64::from(token.0) + u64::from(step)));
+        round.find(may).unwrap_or(token)
+    }
+
     /// A token that follows from `z`.
     pub(crate) fn fold(&self, z: u64) -> Token {
         Token(u32::try_from(z % u64::from(self.vocab)).unwrap_or(0))
