@@ -2,11 +2,14 @@
 
 use serde::Serialize;
 
+use super::respond::ChatStyle;
 use crate::error::ApiError;
 use crate::generate::answer::{Heading, StopReason};
-use crate::generate::choice::{Finish, Piece, Rendering};
+use crate::generate::choice::{Finish, Piece};
 use crate::generate::logprobs::{self, ChatLogprobs};
 use crate::generate::run::{Run, Usage};
+use crate::generate::timings::Timings;
+use crate::request::common::UsageReports;
 use crate::sse::{DONE, Events, event};
 
 #[derive(Debug, Serialize)]
@@ -19,6 +22,12 @@ struct Chunk<'a> {
     /// Sent as `null` until the end when usage was asked for, and not at all otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Usage>>,
+    /// Sent with the counts at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timings: Option<Timings>,
+    /// Sent with the first chunk where token ids are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
 }
 
 #[derive(Debug, Serialize)]
@@ -32,6 +41,8 @@ struct ChunkChoice {
     /// What a ranking made of the choice; only at its end, and only where choices are ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,53 +58,64 @@ struct Delta {
 pub(crate) struct ChatStream {
     run: Option<Run>,
     heading: Heading,
-    rendering: Rendering,
-    include_usage: bool,
+    style: ChatStyle,
+    usage: UsageReports,
+    /// Whether the prompt's ids have been told, or nobody wants them.
+    prompt_told: bool,
     /// Which choices have had their first delta.
     begun: Vec<bool>,
 }
 
 impl ChatStream {
-    pub(crate) fn new(
-        run: Run,
-        heading: Heading,
-        rendering: Rendering,
-        include_usage: bool,
-    ) -> Self {
+    pub(crate) fn new(run: Run, heading: Heading, style: ChatStyle, usage: UsageReports) -> Self {
         let begun = vec![false; run.choices()];
-        Self { run: Some(run), heading, rendering, include_usage, begun }
+        let prompt_told = !style.rendering.output.token_ids;
+        Self { run: Some(run), heading, style, usage, prompt_told, begun }
     }
 
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
+    fn chunk(
+        &mut self,
+        choices: Vec<ChunkChoice>,
+        usage: Option<Usage>,
+        timings: Option<Timings>,
+    ) -> String {
+        let first = !std::mem::replace(&mut self.prompt_told, true);
+        let lane = self.run.as_ref().filter(|_| first).and_then(|run| run.lane_of(0));
         let chunk = Chunk {
             id: &self.heading.id,
             object: "chat.completion.chunk",
             created: self.heading.created,
             model: &self.heading.model,
             choices,
-            usage: self.include_usage.then_some(usage),
+            usage: self.usage.shown(usage),
+            timings,
+            prompt_token_ids: lane.map(|lane| &lane.prompt[..]),
         };
         serde_json::to_string(&chunk).unwrap_or_default()
     }
 
     fn choice(&mut self, piece: Piece) -> ChunkChoice {
-        let Piece { index, text, records, finish, score } = piece;
+        let Piece { index, mut text, records, tokens, finish, score } = piece;
         let first = self.begun.get_mut(index).is_some_and(|begun| !std::mem::replace(begun, true));
-        let tokenizer = &self.rendering.tokenizer;
+        let ChatStyle { rendering, opening } = &self.style;
+        if first && !opening.is_empty() {
+            text.insert_str(0, opening);
+        }
         ChunkChoice {
             index,
             delta: Delta { role: first.then_some("assistant"), content: text },
-            logprobs: (!records.is_empty()).then(|| logprobs::chat(tokenizer, &records)),
+            logprobs: (!records.is_empty()).then(|| logprobs::chat(rendering, &records)),
             finish_reason: finish.as_ref().map(Finish::reason),
             stop_reason: finish.as_ref().map(StopReason::of),
             score,
+            token_ids: rendering.output.token_ids.then_some(tokens),
         }
     }
 
-    fn end(&mut self, usage: Usage) -> String {
+    fn end(&mut self, usage: Usage, timings: Option<Timings>) -> String {
         let mut out = String::new();
-        if self.include_usage {
-            event(&mut out, &self.chunk(Vec::new(), Some(usage)));
+        if self.usage != UsageReports::Never {
+            event(&mut out, &self.chunk(Vec::new(), Some(usage), timings));
         }
         out.push_str(DONE);
         out
@@ -110,12 +132,15 @@ impl ChatStream {
 impl Events for ChatStream {
     async fn next(&mut self) -> Option<String> {
         let run = self.run.as_mut()?;
-        match run.next().await {
+        let step = run.next().await;
+        let usage = run.usage();
+        match step {
             Some(Ok(pieces)) => {
+                let so_far = (self.usage == UsageReports::Always).then_some(usage);
                 let mut out = String::new();
                 for piece in pieces {
                     let choice = self.choice(piece);
-                    event(&mut out, &self.chunk(vec![choice], None));
+                    event(&mut out, &self.chunk(vec![choice], so_far, None));
                 }
                 Some(out)
             }
@@ -124,9 +149,9 @@ impl Events for ChatStream {
                 Some(Self::fail(&error))
             }
             None => {
-                let usage = run.usage();
+                let timings = Timings::of(run);
                 self.run = None;
-                Some(self.end(usage))
+                Some(self.end(usage, timings))
             }
         }
     }

@@ -3,8 +3,9 @@
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-use crate::request::common::{DecodingFields, SharedFields};
+use crate::request::common::{DecodingFields, SamplingFields, SharedFields};
 use crate::request::fields::{Given, Int, List, Strings, fields, object, push_bounded};
+use crate::request::output::{ConstraintFields, OutputFields};
 use crate::request::unserved::{UnservedFields, unserved};
 
 /// The whole body.
@@ -12,14 +13,20 @@ use crate::request::unserved::{UnservedFields, unserved};
 pub(crate) struct ChatBody {
     pub(crate) chat: ChatFields,
     pub(crate) shared: SharedFields,
+    pub(crate) sampling: SamplingFields,
     pub(crate) decoding: DecodingFields,
+    pub(crate) constraints: ConstraintFields,
+    pub(crate) output: OutputFields,
     pub(crate) unserved: UnservedFields,
     pub(crate) unserved_chat: UnservedChatFields,
 }
 object!(ChatBody {
     chat: ChatFields,
     shared: SharedFields,
+    sampling: SamplingFields,
     decoding: DecodingFields,
+    constraints: ConstraintFields,
+    output: OutputFields,
     unserved: UnservedFields,
     unserved_chat: UnservedChatFields,
 });
@@ -33,6 +40,8 @@ fields! {
         logprobs: bool,
         top_logprobs: Int,
         add_generation_prompt: bool,
+        continue_final_message: bool,
+        echo: bool,
         modalities: Strings,
     }
 }
@@ -55,8 +64,6 @@ unserved! {
         include_reasoning: True, "reasoning is part of the text";
         verbosity: Null, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
-        echo: False, "the prompt is not repeated";
-        continue_final_message: False, "the last message is always complete";
         chat_template: Null, TEMPLATE;
         chat_template_kwargs: Empty, TEMPLATE;
         documents: Empty, TEMPLATE;

@@ -4,6 +4,8 @@ pub(crate) mod answer;
 pub(crate) mod choice;
 pub(crate) mod encode;
 pub(crate) mod logprobs;
+pub(crate) mod narrate;
 pub(crate) mod report;
 pub(crate) mod run;
 mod stop_rule;
+pub(crate) mod timings;

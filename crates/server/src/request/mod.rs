@@ -3,4 +3,5 @@
 pub(crate) mod body;
 pub(crate) mod common;
 pub(crate) mod fields;
+pub(crate) mod output;
 pub(crate) mod unserved;
