@@ -81,6 +81,8 @@ pub struct Draw {
     /// Which tokens may be chosen, a range of [`StepPlan::masks`] that is read by [`allows`]; empty allows all. The
     /// scheduler leaves it empty.
     pub mask: Range<usize>,
+    /// Tokens that must not be chosen, a range of [`StepPlan::banned`]. At least one other may be.
+    pub banned: Range<usize>,
 }
 
 /// Whether a mask allows `token`: bit `token % 32` of word `token / 32`. An empty mask allows all; a shorter one than the
@@ -110,6 +112,8 @@ pub struct StepPlan {
     pub targets: Vec<Token>,
     /// Tokens so far, for penalties.
     pub history: Vec<Token>,
+    /// Tokens that some draws must not choose.
+    pub banned: Vec<Token>,
     /// Bit sets of tokens that draws may choose.
     pub masks: Vec<u32>,
 }
@@ -123,7 +127,8 @@ impl StepPlan {
 
     /// Empties the plan and keeps its memory.
     pub fn clear(&mut self) {
-        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history, masks } = self;
+        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history, banned, masks } =
+            self;
         ops.clear();
         rows.clear();
         tokens.clear();
@@ -132,6 +137,7 @@ impl StepPlan {
         samplings.clear();
         targets.clear();
         history.clear();
+        banned.clear();
         masks.clear();
     }
 }

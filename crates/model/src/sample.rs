@@ -23,6 +23,8 @@ pub struct DrawInput<'a> {
     pub history: &'a [Token],
     /// How many of them are prompt.
     pub history_prompt: usize,
+    /// Tokens that must not be chosen; others may be.
+    pub banned: &'a [Token],
     /// Which tokens may be chosen, see [`folio_core::plan::allows`]; empty allows all.
     pub mask: &'a [u32],
 }
@@ -113,15 +115,17 @@ fn best(row: &[f32], count: usize) -> Vec<Candidate> {
 fn choose(isa: Isa, row: &[f32], input: &DrawInput<'_>, work: &mut SampleWork) -> Option<u32> {
     let sampling = input.sampling;
     let SampleWork { adjusted, weights, candidates, counts } = work;
-    let plain = sampling.logit_bias.is_empty() && !sampling.needs_history();
-    let logits = if plain && input.mask.is_empty() {
+    let unbent = sampling.logit_bias.is_empty() && !sampling.needs_history();
+    let free = sampling.allowed.is_none() && input.banned.is_empty() && input.mask.is_empty();
+    let logits = if unbent && free {
         row
     } else {
         adjusted.clear();
         adjusted.extend_from_slice(row);
-        if !plain {
+        if !unbent {
             adjust(adjusted, input, counts);
         }
+        forbid(adjusted, input);
         if !input.mask.is_empty() && !restrict(adjusted, input.mask) {
             return None;
         }
@@ -186,6 +190,27 @@ fn adjust(logits: &mut [f32], input: &DrawInput<'_>, counts: &mut Vec<u32>) {
     }
     for logit in logits.iter_mut() {
         *logit = logit.clamp(f32::MIN, f32::MAX);
+    }
+}
+
+/// Takes every chance from tokens that are banned or not allowed.
+fn forbid(logits: &mut [f32], input: &DrawInput<'_>) {
+    if let Some(allowed) = &input.sampling.allowed {
+        let mut next = 0;
+        for token in allowed.iter() {
+            if let Some(between) = logits.get_mut(next..token.index()) {
+                between.fill(f32::NEG_INFINITY);
+            }
+            next = token.index() + 1;
+        }
+        if let Some(rest) = logits.get_mut(next..) {
+            rest.fill(f32::NEG_INFINITY);
+        }
+    }
+    for token in input.banned {
+        if let Some(logit) = logits.get_mut(token.index()) {
+            *logit = f32::NEG_INFINITY;
+        }
     }
 }
 

@@ -14,11 +14,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::admin::{health, kv, models, tokenize};
+use crate::admin::{health, info, kv, models, tokenize};
 use crate::auth::require_key;
 use crate::chat::chat;
 use crate::completions::complete;
 use crate::error::{ApiError, quote};
+use crate::messages;
+use crate::responses;
 use crate::state::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,6 +33,9 @@ pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(complete))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::one))
         .route("/tokenize", post(tokenize::tokenize))
@@ -40,6 +45,9 @@ pub fn router(app: App) -> Router {
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/version", get(health::version))
+        .route("/load", get(info::load))
+        .route("/server_info", get(info::server_info))
+        .route("/get_model_info", get(info::model_info))
         .route("/debug/kv", get(kv::kv))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)

@@ -91,10 +91,28 @@ impl ApiError {
         self
     }
 
+    /// Calls a field at fault what this endpoint calls it.
+    #[must_use]
+    pub(crate) fn renamed(mut self, from: &str, to: &str) -> Self {
+        if self.param.as_deref() == Some(from)
+            && let Some(rest) = self.message.strip_prefix(from)
+        {
+            self.message = format!("{to}{rest}");
+            self.param = Some(to.to_owned());
+        }
+        self
+    }
+
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// What is wrong and what to do, in words.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// The error as a JSON object, for bodies and for the middle of a stream.

@@ -67,6 +67,11 @@ impl App {
         self.engine.drain();
     }
 
+    /// Generation requests that are running.
+    pub(crate) fn running(&self) -> usize {
+        *self.life.running.borrow()
+    }
+
     /// Waits until no generation request is running.
     pub(crate) async fn idle(&self) {
         let mut running = self.life.running.subscribe();

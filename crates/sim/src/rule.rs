@@ -89,18 +89,26 @@ impl TokenRule {
         self.fold(z)
     }
 
+    /// The first token from `token` on that may be drawn, if any may.
+    pub(crate) fn nearest(
+        &self,
+        token: Token,
+        sampling: &Sampling,
+        banned: &[Token],
+        mask: &[u32],
+    ) -> Option<Token> {
+        let may = |token: &Token| {
+            let allowed = sampling.allowed.as_ref();
+            let fits = allows(mask, *token) && !banned.contains(token);
+            fits && allowed.is_none_or(|list| list.binary_search(token).is_ok())
+        };
+        let mut round = (0..self.vocab).map(|step| self.fold(u64::from(token.0) + u64::from(step)));
+        round.find(may)
+    }
+
     /// A token that follows from `z`.
     pub(crate) fn fold(&self, z: u64) -> Token {
         Token(u32::try_from(z % u64::from(self.vocab)).unwrap_or(0))
-    }
-
-    /// `token`, or the first after it that `mask` allows, going round; `None` when it allows none.
-    pub(crate) fn nearest(&self, token: Token, mask: &[u32]) -> Option<Token> {
-        let Token(first) = token;
-        if allows(mask, token) {
-            return Some(token);
-        }
-        (first..self.vocab).chain(0..first.min(self.vocab)).map(Token).find(|&t| allows(mask, t))
     }
 
     /// What choice number `choice` of a request must produce, the token that ends it included, when at most

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use crate::driver::{Random, sampling};
 
 fn input(sampling: &Sampling) -> DrawInput<'_> {
-    DrawInput { sampling, choice: 0, position: 0, history: &[], history_prompt: 0, mask: &[] }
+    let (history, banned, mask) = (&[][..], &[][..], &[][..]);
+    DrawInput { sampling, choice: 0, position: 0, history, history_prompt: 0, banned, mask }
 }
 
 fn choose(row: &[f32], input: &DrawInput<'_>) -> u32 {
@@ -317,4 +318,31 @@ fn a_mask_forbids_tokens_and_changes_nothing_else() {
     let nothing = DrawInput { mask: &[0], ..input(&sampling) };
     let drawn = draw(Isa::detect(), &row, &nothing, &mut SampleWork::default());
     assert_eq!(drawn, Err(DrawFault::NothingAllowed));
+}
+
+/// Whatever else is asked for, a token that is banned or not allowed is never chosen, however likely it is.
+#[test]
+fn banned_tokens_are_never_chosen() {
+    let row: Vec<f32> = (0..40_u8).map(|id| f32::from(id) * 3.0).collect();
+    let allowed = vec![0, 3, 38, 39];
+    for sampling in [
+        asked(|r| r.temperature = Some(0.0)),
+        asked(|r| r.temperature = Some(100.0)),
+        asked(|r| (r.temperature, r.top_k) = (Some(100.0), Some(39))),
+        asked(|r| (r.temperature, r.top_p) = (Some(100.0), Some(0.99))),
+        asked(|r| (r.temperature, r.min_p) = (Some(100.0), Some(0.01))),
+        asked(|r| r.logit_bias = vec![(39, 100.0)]),
+    ] {
+        let only = Sampling {
+            allowed: Some(allowed.iter().copied().map(Token).collect()),
+            ..sampling.clone()
+        };
+        for position in 0..200 {
+            let banned = [Token(39), Token(4_000_000_000)];
+            let input = DrawInput { position, banned: &banned, ..input(&sampling) };
+            assert_ne!(choose(&row, &input), 39, "{sampling:?}");
+            let input = DrawInput { sampling: &only, ..input };
+            assert!([0, 3, 38].contains(&choose(&row, &input)), "{only:?}");
+        }
+    }
 }

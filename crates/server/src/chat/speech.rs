@@ -2,6 +2,7 @@
 //!
 //! Streamed or not, each choice is read by the same parsers, so that the parts of a stream joined are the whole answer.
 
+use folio_core::ids::Token;
 use folio_text::{ReasoningParser, ToolDelta, ToolFormat, ToolParser};
 use serde::Serialize;
 
@@ -29,12 +30,13 @@ pub(crate) struct Reading {
 
 impl Reading {
     /// How an answer to `prompt` is read.
-    pub(crate) fn after(mut self, served: &Served, prompt: &[u32]) -> Self {
+    pub(crate) fn after(mut self, served: &Served, prompt: &[Token]) -> Self {
         /// More than any `<think>` with what stands around it.
         const TAIL: usize = 24;
         if self.reasoning {
             let tail = prompt.get(prompt.len().saturating_sub(TAIL)..).unwrap_or_default();
-            self.prompt_end = served.texts.tokenizer.decode(tail, false).unwrap_or_default();
+            let tail: Vec<u32> = tail.iter().map(|token| token.0).collect();
+            self.prompt_end = served.texts.tokenizer.decode(&tail, false).unwrap_or_default();
         }
         self.seed = served.unique();
         self
@@ -90,17 +92,28 @@ pub(crate) struct Speaker {
     tools: Option<ToolParser>,
     choice: usize,
     calls: usize,
+    /// Shown before everything else.
+    opening: String,
 }
 
 impl Speaker {
-    pub(crate) fn new(reading: &Reading, choice: usize) -> Self {
+    /// For choice number `choice`, which begins with `opening`.
+    pub(crate) fn new(reading: &Reading, choice: usize, opening: &str) -> Self {
         let reasoning = reading.reasoning.then(|| ReasoningParser::after(&reading.prompt_end));
         let tools = reading.tools.map(ToolParser::new);
-        Self { reading: reading.clone(), reasoning, tools, choice, calls: 0 }
+        Self {
+            reading: reading.clone(),
+            reasoning,
+            tools,
+            choice,
+            calls: 0,
+            opening: opening.to_owned(),
+        }
     }
 
     /// The next part of the text, the last one if it `ends` there.
-    pub(crate) fn push(&mut self, text: String, ends: bool) -> Said {
+    pub(crate) fn push(&mut self, text: &str, ends: bool) -> Said {
+        let text = std::mem::take(&mut self.opening) + &text;
         let mut said = Said::default();
         let answer = match &mut self.reasoning {
             None => text,

@@ -4,8 +4,9 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAcces
 use std::fmt;
 
 use super::tools::ToolFields;
-use crate::request::common::{DecodingFields, SharedFields};
+use crate::request::common::{DecodingFields, SamplingFields, SharedFields};
 use crate::request::fields::{Given, Int, List, Strings, fields, object, push_bounded};
+use crate::request::output::{ConstraintFields, OutputFields};
 use crate::request::structured::StructuredFields;
 use crate::request::unserved::{UnservedFields, unserved};
 
@@ -14,7 +15,10 @@ use crate::request::unserved::{UnservedFields, unserved};
 pub(crate) struct ChatBody {
     pub(crate) chat: ChatFields,
     pub(crate) shared: SharedFields,
+    pub(crate) sampling: SamplingFields,
     pub(crate) decoding: DecodingFields,
+    pub(crate) constraints: ConstraintFields,
+    pub(crate) output: OutputFields,
     pub(crate) structured: StructuredFields,
     pub(crate) tools: ToolFields,
     pub(crate) unserved: UnservedFields,
@@ -23,7 +27,10 @@ pub(crate) struct ChatBody {
 object!(ChatBody {
     chat: ChatFields,
     shared: SharedFields,
+    sampling: SamplingFields,
     decoding: DecodingFields,
+    constraints: ConstraintFields,
+    output: OutputFields,
     structured: StructuredFields,
     tools: ToolFields,
     unserved: UnservedFields,
@@ -39,6 +46,8 @@ fields! {
         logprobs: bool,
         top_logprobs: Int,
         add_generation_prompt: bool,
+        continue_final_message: bool,
+        echo: bool,
         modalities: Strings,
     }
 }
@@ -57,8 +66,6 @@ unserved! {
         reasoning_effort: Word, "reasoning is not steered";
         verbosity: Null, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
-        echo: False, "the prompt is not repeated";
-        continue_final_message: False, "the last message is always complete";
         chat_template: Null, TEMPLATE;
         chat_template_kwargs: Empty, TEMPLATE;
         documents: Empty, TEMPLATE;

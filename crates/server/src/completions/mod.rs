@@ -25,6 +25,7 @@ use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
 use crate::request::body::read_json;
 use crate::request::common::Delivery;
+use crate::request::output::truncate;
 use crate::sse;
 use crate::state::{App, Served};
 use echo::{Echo, Style};
@@ -47,7 +48,8 @@ pub(crate) async fn complete(
     let reading = Reading {
         vocab: app.served.param_limits.vocab,
         add_special_tokens: common.add_special_tokens,
-        skip_special_tokens: common.skip_special_tokens,
+        skip_special_tokens: common.output.skip_special_tokens,
+        truncation: common.truncation,
         echo,
     };
     let (read, constraint) = on_text_thread(&app, move |served| {
@@ -75,8 +77,8 @@ pub(crate) async fn complete(
     };
     match common.delivery {
         Delivery::Whole => Ok(json(respond::respond(run, &heading, &style).await?)),
-        Delivery::Stream { include_usage } => {
-            let stream = CompletionStream::new(run, heading, style, include_usage);
+        Delivery::Stream(usage) => {
+            let stream = CompletionStream::new(run, heading, style, usage);
             Ok(sse::respond(stream, app.served.limits.keep_alive))
         }
     }
@@ -88,6 +90,7 @@ struct Reading {
     vocab: u32,
     add_special_tokens: bool,
     skip_special_tokens: bool,
+    truncation: Option<usize>,
     echo: bool,
 }
 
@@ -111,7 +114,7 @@ impl Reading {
 
     fn one(self, served: &Served, prompt: Prompt, field: &str) -> Result<PromptRead, ApiError> {
         let empty = || ApiError::field(field, "is empty; send at least one token");
-        let (text, tokens) = match prompt {
+        let (mut text, mut tokens) = match prompt {
             Prompt::Text(text) if text.is_empty() => return Err(empty()),
             Prompt::Text(text) => {
                 let tokens = encode(served, &text, self.add_special_tokens, field)?;
@@ -121,6 +124,9 @@ impl Reading {
         };
         if tokens.is_empty() {
             return Err(empty());
+        }
+        if truncate(&mut tokens, self.truncation) {
+            text = None;
         }
         let echo = self
             .echo

@@ -3,7 +3,7 @@
 use super::types::{CompletionBody, CompletionFields, Prompt, Prompts};
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::request::common::{self, Common, Dialect};
+use crate::request::common::{self, Common, Dialect, Groups};
 use crate::request::structured::{Wanted, wanted};
 use crate::state::Served;
 
@@ -31,8 +31,17 @@ pub(crate) fn validate(
     served: &Served,
     caller: Caller,
 ) -> Result<ValidCompletion, ApiError> {
-    let CompletionBody { completion, shared, decoding, structured, unserved, unserved_completion } =
-        body;
+    let CompletionBody {
+        completion,
+        shared,
+        sampling,
+        decoding,
+        constraints,
+        output,
+        structured,
+        unserved,
+        unserved_completion,
+    } = body;
     let CompletionFields { prompt, max_tokens, logprobs, echo, suffix } = completion;
     unserved_completion.refuse()?;
     if suffix.is_some_and(|suffix| !suffix.is_empty()) {
@@ -40,6 +49,7 @@ pub(crate) fn validate(
     }
     let echo = echo.unwrap_or(false);
     let logprobs = logprobs.map(|k| k.0);
+    let groups = Groups { shared, sampling, decoding, constraints, output, unserved };
     let dialect = Dialect {
         max_tokens_field: "max_tokens",
         max_tokens: Some(max_tokens.map_or(MAX_TOKENS, |limit| limit.0)),
@@ -48,7 +58,7 @@ pub(crate) fn validate(
         prompt_logprobs: logprobs.filter(|_| echo),
         add_special_tokens: true,
     };
-    let common = common::validate(shared, &decoding, &unserved, dialect, served, caller)?;
+    let common = common::validate(groups, dialect, served, caller)?;
     let prompts = match prompt {
         None => return Err(ApiError::field("prompt", "is missing")),
         Some(Prompts::One(prompt)) => vec![prompt],

@@ -5,6 +5,8 @@ pub(crate) mod choice;
 pub(crate) mod constraint;
 pub(crate) mod encode;
 pub(crate) mod logprobs;
+pub(crate) mod narrate;
 pub(crate) mod report;
 pub(crate) mod run;
 mod stop_rule;
+pub(crate) mod timings;

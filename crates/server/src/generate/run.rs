@@ -6,6 +6,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Instant;
 
 use folio_core::exec::Score;
 use folio_core::params::Decoding;
@@ -82,7 +83,8 @@ pub(crate) struct Lane {
     pub(crate) choices: Vec<Choice>,
     /// Scores of all prompt tokens but the first, when they were asked for.
     pub(crate) scores: Vec<Score>,
-    pub(crate) prompt_tokens: u32,
+    /// The prompt's tokens.
+    pub(crate) prompt: Vec<u32>,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) cached_tokens: u32,
     pub(crate) preemptions: u32,
@@ -95,6 +97,10 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    pub(crate) fn prompt_tokens(&self) -> u32 {
+        u32::try_from(self.prompt.len()).unwrap_or(u32::MAX)
+    }
+
     /// What there is to say. Ranked choices were complete before the first of their tokens came, so each is said at once.
     fn take(&mut self) -> impl Iterator<Item = Piece> {
         let whole = self.is_ranked;
@@ -144,7 +150,7 @@ impl Run {
                 source: Some(next_updates(generation)),
                 choices,
                 scores: Vec::new(),
-                prompt_tokens: u32::try_from(prompt.len()).unwrap_or(u32::MAX),
+                prompt,
                 max_tokens,
                 cached_tokens: 0,
                 preemptions: 0,
@@ -273,9 +279,18 @@ impl Run {
         self.lanes.iter().map(|lane| lane.choices.len()).sum()
     }
 
+    /// When the engine took up the answer, and when it made its first and its last token so far.
+    pub(crate) fn span(&self) -> Option<(Instant, Instant, Instant)> {
+        let timings = || self.lanes.iter().map(|lane| &lane.timing);
+        let admitted = timings().filter_map(|timing| timing.admitted).min()?;
+        let first = timings().filter_map(|timing| timing.first_token).min()?;
+        let last = timings().filter_map(|timing| timing.last_token).max()?;
+        Some((admitted, first, last))
+    }
+
     /// What has been read and written so far.
     pub(crate) fn usage(&self) -> Usage {
-        let prompt_tokens = self.lanes.iter().map(|lane| u64::from(lane.prompt_tokens)).sum();
+        let prompt_tokens = self.lanes.iter().map(|lane| u64::from(lane.prompt_tokens())).sum();
         let cached_tokens = self.lanes.iter().map(|lane| u64::from(lane.cached_tokens)).sum();
         let choices = self.lanes.iter().flat_map(|lane| &lane.choices);
         let completion_tokens = choices.map(|choice| u64::from(choice.generated)).sum();

@@ -94,7 +94,7 @@ impl Metrics {
         if outcome != Outcome::Finished {
             return;
         }
-        self.prompt_tokens.record(f64::from(lane.prompt_tokens));
+        self.prompt_tokens.record(f64::from(lane.prompt_tokens()));
         self.params_n.record(u32::try_from(lane.choices.len()).map_or(f64::MAX, f64::from));
         if let Some(max_tokens) = lane.max_tokens {
             self.params_max_tokens.record(f64::from(max_tokens));

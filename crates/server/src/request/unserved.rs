@@ -59,13 +59,6 @@ unserved! {
         request_id: Any, BOOKKEEPING;
         store: False, "answers are not stored";
         service_tier: Word, "there is one tier";
-        min_tokens: Zero, "a least length is not served";
-        bad_words: Empty, "ban tokens with `logit_bias`";
-        allowed_token_ids: Null, "use `logit_bias`";
-        include_stop_str_in_output: False, "stop strings are always cut off";
-        spaces_between_special_tokens: True, "text is decoded as the tokenizer says";
-        truncate_prompt_tokens: Null, "shorten the prompt before sending it";
-        prompt_logprobs: Null, "use `echo` with `logprobs` of /v1/completions";
         guided_json: Null, "write it as `structured_outputs.json`";
         guided_regex: Null, "write it as `structured_outputs.regex`";
         guided_choice: Null, "write it as `structured_outputs.choice`";
@@ -74,8 +67,6 @@ unserved! {
         guided_whitespace_pattern: Null, "write it as `structured_outputs.whitespace_pattern`";
         logits_processors: Empty, "code sent by callers is never run";
         priority: Zero, "requests are served in order of arrival";
-        return_tokens_as_token_ids: False, "tokens are reported as text";
-        return_token_ids: False, "tokens are reported as text";
         kv_transfer_params: Empty, "KV is not transferred between servers";
         vllm_xargs: Empty, "there are no extra arguments";
     }
