@@ -368,7 +368,7 @@ async fn what_is_not_json_is_said_to_be_not_json() {
         (COMPLETE, "null", "", "must be an object"),
         (COMPLETE, "\"prompt\"", "", "must be an object"),
         (COMPLETE, &deep, "prompt", ""),
-        (CHAT, &tools, "tools", ""),
+        (CHAT, &tools, "", ""),
     ];
     for (path, body, param, words) in cases {
         let mut what = body.to_owned();

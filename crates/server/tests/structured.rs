@@ -205,10 +205,7 @@ async fn what_cannot_be_followed_is_refused() {
         let error = answer.json()["error"].clone();
         let message = error["message"].as_str().unwrap();
         assert_eq!((answer.status, error["param"].as_str().unwrap()), (400, param), "{message}");
-        assert!(
-            message.contains(words) && !message.contains('/') || words.starts_with("one"),
-            "{message}"
-        );
+        assert!(message.contains(words), "{message}");
     }
     server.assert_nothing_leaked().await;
     server.stop().await;

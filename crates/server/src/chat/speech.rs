@@ -23,9 +23,9 @@ pub(crate) struct Reading {
     /// Whether the caller said which tool is called.
     pub(crate) named: bool,
     /// Where thinking may have begun already: the end of the prompt.
-    prompt_end: String,
+    pub(crate) prompt_end: String,
     /// What the ids of calls begin with, the same for all choices.
-    seed: String,
+    pub(crate) seed: String,
 }
 
 impl Reading {

@@ -15,8 +15,6 @@ pub(crate) enum Neutral {
     Null,
     /// `false`.
     False,
-    /// `true`.
-    True,
     /// `0`.
     Zero,
     /// `[]` or `{}`.
@@ -93,7 +91,6 @@ pub(crate) fn asks_nothing(neutral: Neutral, given: Given) -> bool {
     match (neutral, given) {
         (Neutral::Any, _) => true,
         (Neutral::False, Given::Bool(value)) => !value,
-        (Neutral::True, Given::Bool(value)) => value,
         (Neutral::Zero, Given::Number(value)) => value == 0.0,
         (Neutral::Empty, Given::Collection { empty }) => empty,
         (Neutral::Word, Given::Word) => true,
