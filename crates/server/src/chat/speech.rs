@@ -113,7 +113,7 @@ impl Speaker {
 
     /// The next part of the text, the last one if it `ends` there.
     pub(crate) fn push(&mut self, text: &str, ends: bool) -> Said {
-        let text = std::mem::take(&mut self.opening) + &text;
+        let text = std::mem::take(&mut self.opening) + text;
         let mut said = Said::default();
         let answer = match &mut self.reasoning {
             None => text,
