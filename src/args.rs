@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use folio_model::block_size::Lengths;
 
+use crate::limits::HttpArgs;
+
 /// Serves large language models from paged memory.
 #[derive(Debug, Parser)]
 #[command(name = "folio", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
@@ -135,6 +137,9 @@ pub(crate) struct ServeArgs {
     /// Key(s) a client must send as "Authorization: Bearer KEY"; also from VLLM_API_KEY
     #[arg(long, value_name = "KEY", num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
 }
 
 #[derive(Args, Clone, Debug)]

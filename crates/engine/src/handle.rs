@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::generation::Generation;
 use crate::health::Health;
 use crate::inbox::{Arriving, Door, Inspector};
+use crate::line::Owner;
 use crate::shared::{InspectPlace, Permit, Shared};
 use crate::snapshot::Snapshot;
 
@@ -58,12 +59,20 @@ impl Handle {
         Self { door: Arc::new(Doorkeeper { shared }) }
     }
 
-    /// Takes a permit, checks that the request can be served at all, and sends it. The permit returns when the request
-    /// ends.
+    /// [`Self::generate_for`] nobody in particular.
     ///
     /// # Errors
     /// [`Refused`]; nothing was sent.
     pub fn generate(&self, job: Job) -> Result<Generation, Refused> {
+        self.generate_for(0, job)
+    }
+
+    /// Takes a permit, checks that the request can be served at all, and sends it. The permit returns when the request
+    /// ends. Owners are served alike: among those whose requests wait, the one that has been served least is next.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was sent.
+    pub fn generate_for(&self, owner: Owner, job: Job) -> Result<Generation, Refused> {
         let arrival = Instant::now();
         let shared = self.shared();
         // Asked again under the lock; here so that a closed engine says so rather than that it is busy.
@@ -73,7 +82,7 @@ impl Handle {
         shared.admission.check(&job)?;
         let id = shared.request_id();
         let (sender, receiver) = mpsc::unbounded_channel();
-        let request = Arriving { id, job, updates: sender, permit };
+        let request = Arriving { id, owner, job, updates: sender, permit };
         if let Err(door) = shared.inbox.generate(request) {
             refuse(door)?;
         }

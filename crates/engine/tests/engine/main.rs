@@ -8,5 +8,6 @@ mod admit;
 mod common;
 mod failure;
 mod inspect;
+mod order;
 mod serve;
 mod shutdown;

@@ -17,8 +17,6 @@ pub(crate) enum Neutral {
     False,
     /// `true`.
     True,
-    /// `0`.
-    Zero,
     /// `[]` or `{}`.
     Empty,
     /// One of [`super::fields::WORDS`].
@@ -68,7 +66,6 @@ unserved! {
         guided_decoding_backend: Null, GRAMMAR;
         guided_whitespace_pattern: Null, GRAMMAR;
         logits_processors: Empty, "code sent by callers is never run";
-        priority: Zero, "requests are served in order of arrival";
         kv_transfer_params: Empty, "KV is not transferred between servers";
         vllm_xargs: Empty, "there are no extra arguments";
     }
@@ -96,7 +93,6 @@ pub(crate) fn asks_nothing(neutral: Neutral, given: Given) -> bool {
         (Neutral::Any, _) => true,
         (Neutral::False, Given::Bool(value)) => !value,
         (Neutral::True, Given::Bool(value)) => value,
-        (Neutral::Zero, Given::Number(value)) => value == 0.0,
         (Neutral::Empty, Given::Collection { empty }) => empty,
         (Neutral::Word, Given::Word) => true,
         _ => false,
