@@ -26,7 +26,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve a model over an OpenAI-compatible API (the default)
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Talk to a model on the terminal
     Chat(ChatArgs),
     /// Continue a text on the terminal
