@@ -10,6 +10,8 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use folio_model::block_size::Lengths;
 use folio_text::{ChatTemplate, ToolFormat};
 
+use crate::limits::HttpArgs;
+
 /// Serves large language models from paged memory.
 #[derive(Debug, Parser)]
 #[command(name = "folio", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
@@ -25,7 +27,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve a model over an OpenAI-compatible API (the default)
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Talk to a model on the terminal
     Chat(ChatArgs),
     /// Continue a text on the terminal
@@ -148,6 +150,9 @@ pub(crate) struct ServeArgs {
     /// Show what the model thinks between <think> and </think> as `reasoning`; all names mean the same
     #[arg(long, value_name = "NAME")]
     pub(crate) reasoning_parser: Option<ReasoningParser>,
+
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
 }
 
 /// The values of `--tool-call-parser`, as vLLM names them.

@@ -16,11 +16,16 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the binary with `flags` after `serve` and waits until it says its address.
     pub(crate) fn start(flags: &[&str]) -> Self {
+        Self::start_logging(flags, Stdio::null())
+    }
+
+    /// The same with its log going to `log`.
+    pub(crate) fn start_logging(flags: &[&str], log: Stdio) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
             .args(["serve", "--port", "0"])
             .args(flags)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the binary starts");
         let mut output = BufReader::new(process.stdout.take().expect("its output"));

@@ -35,6 +35,7 @@ pub struct Requested {
     pub prompt_logprobs: Option<i64>,
     pub stop_token_ids: Vec<i64>,
     pub ignore_eos: bool,
+    pub priority: Option<i64>,
     pub min_tokens: Option<i64>,
     pub allowed_token_ids: Option<Vec<u32>>,
     /// Each as tokens.
@@ -175,6 +176,8 @@ pub struct Params {
     pub stop_tokens: Vec<Token>,
     /// `Some(k)`: score every prompt token and report the `k` best at its position.
     pub prompt_logprobs: Option<u32>,
+    /// Who goes first among those that wait: the smaller, the sooner.
+    pub priority: i32,
     /// What must not be drawn.
     pub bans: Bans,
     /// How tokens are chosen.
@@ -213,6 +216,7 @@ impl Params {
             bans: Bans::parse(asked, limits, &ends, sampling.allowed.as_deref())?,
             eos,
             stop_tokens,
+            priority: priority(asked.priority)?,
             sampling,
         })
     }
@@ -369,6 +373,13 @@ impl Sampling {
             logprobs: optional("logprobs", asked.logprobs, 0, limits.max_logprobs)?,
         })
     }
+}
+
+fn priority(asked: Option<i64>) -> Result<i32, BadParam> {
+    let asked = asked.unwrap_or(0);
+    i32::try_from(asked).map_err(|_| {
+        bad("priority", format!("must be from {} to {}, not {asked}", i32::MIN, i32::MAX))
+    })
 }
 
 fn bad(field: &'static str, problem: String) -> BadParam {

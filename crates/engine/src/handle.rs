@@ -12,6 +12,7 @@ use crate::constraint::Constraint;
 use crate::generation::Generation;
 use crate::health::Health;
 use crate::inbox::{Arriving, Door, Inspector};
+use crate::line::Owner;
 use crate::shared::{InspectPlace, Permit, Shared};
 use crate::snapshot::Snapshot;
 
@@ -63,13 +64,21 @@ impl Handle {
         Self { door: Arc::new(Doorkeeper { shared }) }
     }
 
-    /// Takes a permit, checks that the request can be served at all, and sends it. The permit returns when the request
-    /// ends.
+    /// [`Self::generate_for`] nobody in particular.
     ///
     /// # Errors
     /// [`Refused`]; nothing was sent.
     pub fn generate(&self, job: Job) -> Result<Generation, Refused> {
-        self.send(job, None)
+        self.generate_for(0, job)
+    }
+
+    /// Takes a permit, checks that the request can be served at all, and sends it. The permit returns when the request
+    /// ends. Owners are served alike: among those whose requests wait, the one that has been served least is next.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was sent.
+    pub fn generate_for(&self, owner: Owner, job: Job) -> Result<Generation, Refused> {
+        self.send(owner, job, None)
     }
 
     /// The same for a request whose tokens `constraint` restricts; every sequence gets a fork of it.
@@ -78,17 +87,19 @@ impl Handle {
     /// [`Refused`]; nothing was sent. A beam search cannot be restricted.
     pub fn generate_constrained(
         &self,
+        owner: Owner,
         job: Job,
         constraint: Box<dyn Constraint>,
     ) -> Result<Generation, Refused> {
         match job.params.decoding {
             Decoding::Beam(_) => Err(Refused::ConstrainedBeams),
-            Decoding::Sample { .. } => self.send(job, Some(constraint)),
+            Decoding::Sample { .. } => self.send(owner, job, Some(constraint)),
         }
     }
 
     fn send(
         &self,
+        owner: Owner,
         job: Job,
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<Generation, Refused> {
@@ -101,7 +112,7 @@ impl Handle {
         shared.admission.check(&job)?;
         let id = shared.request_id();
         let (sender, receiver) = mpsc::unbounded_channel();
-        let request = Arriving { id, job, constraint, updates: sender, permit };
+        let request = Arriving { id, owner, job, constraint, updates: sender, permit };
         if let Err(door) = shared.inbox.generate(request) {
             refuse(door)?;
         }

@@ -12,6 +12,7 @@ use folio_core::schedule::Job;
 use tokio::sync::oneshot;
 
 use crate::constraint::Constraint;
+use crate::line::Owner;
 use crate::shared::{InspectPlace, Permit};
 use crate::streams::Sender;
 
@@ -22,6 +23,7 @@ pub(crate) type RequestId = u64;
 #[derive(Debug)]
 pub(crate) struct Arriving {
     pub(crate) id: RequestId,
+    pub(crate) owner: Owner,
     pub(crate) job: Job,
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     pub(crate) updates: Sender,

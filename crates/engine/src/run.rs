@@ -19,6 +19,7 @@ use folio_core::schedule::Scheduler;
 use crate::config::{Checks, EngineConfig};
 use crate::costs::CostMeter;
 use crate::inbox::{Arriving, Door, Inspector, Message};
+use crate::line::Line;
 use crate::mask::Masks;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -44,6 +45,8 @@ pub(crate) struct Engine<M: KvMemory> {
     shared: Arc<Shared>,
     config: EngineConfig,
     pub(crate) streams: Streams,
+    /// Accepted and not yet handed to the scheduler.
+    line: Line,
     numbers: Snapshot,
     failed_in_a_row: u32,
     costs: CostMeter,
@@ -69,6 +72,7 @@ impl<M: KvMemory> Engine<M> {
             masks: Masks::new(config.mask_threads, config.mask_time),
             config,
             streams: Streams::default(),
+            line: Line::default(),
             numbers: Snapshot::default(),
             failed_in_a_row: 0,
             costs: CostMeter::default(),
@@ -84,7 +88,7 @@ impl<M: KvMemory> Engine<M> {
     /// Serves until the door closes and the accepted requests have ended.
     pub(crate) fn run(&mut self) -> Result<(), EngineError> {
         loop {
-            let idle = self.scheduler.is_idle();
+            let idle = self.scheduler.is_idle() && self.line.is_empty();
             if idle {
                 // Aborts change the numbers without a step.
                 self.publish();
@@ -95,6 +99,7 @@ impl<M: KvMemory> Engine<M> {
                 return Ok(());
             }
             self.receive();
+            self.hand_over();
             if !self.scheduler.is_idle() {
                 self.step()?;
             } else if door == Door::Draining {
@@ -115,6 +120,9 @@ impl<M: KvMemory> Engine<M> {
 
     /// Ends the requests that never reached the scheduler.
     pub(crate) fn refuse_messages(&mut self, cause: &Cause) {
+        while let Some(request) = self.line.next() {
+            refuse(request, cause.clone());
+        }
         self.shared.inbox.take(false, &mut self.messages);
         for message in self.messages.drain(..) {
             if let Message::Generate(request) = message {
@@ -143,18 +151,20 @@ impl<M: KvMemory> Engine<M> {
         Ok(())
     }
 
-    /// Hands the messages to the scheduler, in the order they were sent.
+    /// Takes the messages in, in the order they were sent.
     fn receive(&mut self) {
-        let now = self.now();
         let mut messages = std::mem::take(&mut self.messages);
         let mut inspectors = Vec::new();
         for message in messages.drain(..) {
             match message {
-                Message::Generate(request) => self.submit(*request, now),
+                Message::Generate(request) => self.line.push(*request),
                 Message::Abort(request) => {
                     if let Some(group) = self.streams.remove(request) {
                         self.scheduler.abort(group);
                         self.masks.forget(group);
+                    } else {
+                        // With it goes its permit.
+                        drop(self.line.remove(request));
                     }
                 }
                 Message::Inspect(inspector) => inspectors.push(inspector),
@@ -162,6 +172,16 @@ impl<M: KvMemory> Engine<M> {
         }
         self.messages = messages;
         self.report(inspectors);
+    }
+
+    /// Hands the scheduler as many requests as its next step may take up, so that the order of the others stays open.
+    fn hand_over(&mut self) {
+        let now = self.now();
+        while self.scheduler.is_eager()
+            && let Some(request) = self.line.next()
+        {
+            self.submit(request, now);
+        }
     }
 
     /// Tells all who asked how the memory is used, by one look at it.
@@ -184,10 +204,10 @@ impl<M: KvMemory> Engine<M> {
         if request.updates.is_closed() {
             return;
         }
-        let Arriving { id, job, constraint, updates, permit } = request;
+        let Arriving { id, owner, job, constraint, updates, permit } = request;
         match self.scheduler.submit(job, now) {
             Ok(group) => {
-                self.streams.insert(group, id, updates, permit);
+                self.streams.insert(group, id, owner, updates, permit);
                 if let Some(constraint) = constraint {
                     self.masks.insert(group, constraint);
                 }
@@ -229,6 +249,9 @@ impl<M: KvMemory> Engine<M> {
         }
         self.numbers.record_step(self.plan.tokens.len(), took, failed);
         self.forget_masks();
+        for owner in self.streams.owners(&self.events) {
+            self.line.generated(owner, 1);
+        }
         self.streams.release(&self.events);
         self.publish();
         self.shared.progress.mark();

@@ -11,6 +11,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use folio_engine::Owner;
+
 use crate::error::ApiError;
 use crate::state::App;
 
@@ -28,6 +30,16 @@ const LONGEST: usize = 4096;
 pub(crate) struct Caller(Option<usize>);
 
 impl Caller {
+    /// The caller's number among those that are served alike; 0 for nobody in particular.
+    pub(crate) fn owner(self) -> Owner {
+        self.0.map_or(0, |place| u32::try_from(place).unwrap_or(u32::MAX - 1) + 1)
+    }
+
+    /// The place of its key.
+    pub(crate) fn key(self) -> Option<usize> {
+        self.0
+    }
+
     /// Whether it is somebody in particular.
     pub(crate) fn is_known(self) -> bool {
         self.0.is_some()

@@ -15,12 +15,20 @@ const LONGEST_QUOTE: usize = 80;
 const LONGEST_MESSAGE: usize = 600;
 
 /// A refusal or failure on its way to the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     status: StatusCode,
     message: String,
     param: Option<String>,
     retry_after_seconds: Option<u32>,
+    queue: Option<QueuePlace>,
+}
+
+/// Where a request would stand, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct QueuePlace {
+    queue_position: u32,
+    estimated_wait_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -35,6 +43,8 @@ struct Detail<'a> {
     kind: &'static str,
     param: Option<&'a str>,
     code: u16,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    queue: Option<QueuePlace>,
 }
 
 impl ApiError {
@@ -46,7 +56,7 @@ impl ApiError {
             message.truncate(cut);
             message.push('…');
         }
-        Self { status, message, param: None, retry_after_seconds: None }
+        Self { status, message, param: None, retry_after_seconds: None, queue: None }
     }
 
     /// 400 that names the field at fault.
@@ -70,6 +80,14 @@ impl ApiError {
             retry_after_seconds: Some(retry_after_seconds),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
         }
+    }
+
+    /// Tells where the request would stand and how long it would wait there.
+    #[must_use]
+    pub(crate) fn with_queue(mut self, position: u32, wait_seconds: f64) -> Self {
+        self.queue =
+            Some(QueuePlace { queue_position: position, estimated_wait_seconds: wait_seconds });
+        self
     }
 
     /// 503: this server is going away or cannot serve now.
@@ -124,6 +142,7 @@ impl ApiError {
                 kind: kind(self.status),
                 param: self.param.as_deref(),
                 code: self.status.as_u16(),
+                queue: self.queue,
             },
         };
         serde_json::to_string(&envelope).unwrap_or_default()

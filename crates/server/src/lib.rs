@@ -26,6 +26,8 @@ mod generate;
 mod io;
 mod messages;
 mod metrics;
+mod orca;
+mod pace;
 mod request;
 mod responses;
 mod serve;

@@ -163,6 +163,13 @@ impl<M: KvMemory> Scheduler<M> {
         debug_assert!(self.in_flight || self.is_idle(), "the oldest group does not get on");
     }
 
+    /// Whether a request that is submitted now may be admitted in the next step, as far as those that wait already tell:
+    /// whoever keeps an order of its own submits no more than that.
+    #[must_use]
+    pub fn is_eager(&self) -> bool {
+        self.waiting.load().tokens < u64::from(self.admission.limits.max_num_batched_tokens)
+    }
+
     /// Whether there are no requests.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -246,6 +246,7 @@ pub(crate) fn params(n: u32, max_tokens: Option<u32>, seed: u64) -> Params {
         eos,
         stop_tokens,
         prompt_logprobs: None,
+        priority: 0,
         bans: Bans::default(),
         sampling,
     }

@@ -94,7 +94,8 @@ impl Constraint for Picky {
 /// What a request gets that has the engine for itself.
 fn alone(job: &Job) -> Vec<Vec<Token>> {
     let (handle, thread) = engine(64, limits(), |executor| executor);
-    let generation = handle.generate_constrained(job.clone(), Picky::boxed(Mood::Sound)).unwrap();
+    let generation =
+        handle.generate_constrained(0, job.clone(), Picky::boxed(Mood::Sound)).unwrap();
     let tokens = block_on(read(generation)).finished();
     finish(&handle, thread);
     tokens
@@ -114,7 +115,7 @@ fn restricted_requests_get_the_same_tokens_in_any_company() {
             .enumerate()
             .map(|(i, job)| match restricted(i) {
                 true => {
-                    handle.generate_constrained(job.clone(), Picky::boxed(Mood::Sound)).unwrap()
+                    handle.generate_constrained(0, job.clone(), Picky::boxed(Mood::Sound)).unwrap()
                 }
                 false => handle.generate(job.clone()).unwrap(),
             })
@@ -150,9 +151,11 @@ fn a_restriction_that_goes_wrong_ends_its_own_request() {
         Requested { n: Some(2), max_tokens: Some(9), ignore_eos: true, ..Requested::default() };
     for mood in moods.into_iter().chain([Mood::Starves(2)]) {
         let sound = job(0..6, &asked);
-        let before = handle.generate_constrained(sound.clone(), Picky::boxed(Mood::Sound)).unwrap();
-        let wrong = handle.generate_constrained(job(1..9, &asked), Picky::boxed(mood)).unwrap();
-        let after = handle.generate_constrained(sound.clone(), Picky::boxed(Mood::Sound)).unwrap();
+        let before =
+            handle.generate_constrained(0, sound.clone(), Picky::boxed(Mood::Sound)).unwrap();
+        let wrong = handle.generate_constrained(0, job(1..9, &asked), Picky::boxed(mood)).unwrap();
+        let after =
+            handle.generate_constrained(0, sound.clone(), Picky::boxed(Mood::Sound)).unwrap();
         let last = block_on(read(wrong)).last;
         let cause = match last {
             Some(Update::Failed(cause)) => cause,
@@ -180,8 +183,8 @@ fn who_leaves_takes_the_restriction_along() {
     let held = gate.clone();
     let (handle, thread) = engine(64, limits(), |executor| executor.with_gate(held));
     let leaves =
-        handle.generate_constrained(plain(1, 8, 20), Picky::boxed(Mood::Hangs(1))).unwrap();
-    let stays = handle.generate_constrained(plain(2, 8, 20), Picky::boxed(Mood::Sound)).unwrap();
+        handle.generate_constrained(0, plain(1, 8, 20), Picky::boxed(Mood::Hangs(1))).unwrap();
+    let stays = handle.generate_constrained(0, plain(2, 8, 20), Picky::boxed(Mood::Sound)).unwrap();
     gate.wait_for_arrivals(1);
     drop(leaves);
     gate.open();
@@ -193,7 +196,7 @@ fn who_leaves_takes_the_restriction_along() {
 fn a_beam_search_cannot_be_restricted() {
     let (handle, thread) = engine(64, limits(), |executor| executor);
     let asked = Requested { use_beam_search: true, beam_width: Some(3), ..Requested::default() };
-    let refused = handle.generate_constrained(job(0..4, &asked), Picky::boxed(Mood::Sound));
+    let refused = handle.generate_constrained(0, job(0..4, &asked), Picky::boxed(Mood::Sound));
     assert_eq!(refused.unwrap_err(), Refused::ConstrainedBeams);
     finish(&handle, thread);
 }

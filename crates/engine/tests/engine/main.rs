@@ -9,5 +9,6 @@ mod common;
 mod constrain;
 mod failure;
 mod inspect;
+mod order;
 mod serve;
 mod shutdown;

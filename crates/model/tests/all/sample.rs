@@ -324,7 +324,7 @@ fn a_mask_forbids_tokens_and_changes_nothing_else() {
 #[test]
 fn banned_tokens_are_never_chosen() {
     let row: Vec<f32> = (0..40_u8).map(|id| f32::from(id) * 3.0).collect();
-    let allowed = vec![0, 3, 38, 39];
+    let allowed = [0, 3, 38, 39];
     for sampling in [
         asked(|r| r.temperature = Some(0.0)),
         asked(|r| r.temperature = Some(100.0)),

@@ -36,8 +36,8 @@ use validate::{ValidChat, validate};
 /// The handler.
 pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let ticket = app.enter()?;
     let (parts, body) = request.into_parts();
+    let ticket = app.enter(caller(&parts))?;
     let body: ChatBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let ValidChat { messages, prompt_end, opening, max_tokens_field, tools, common } =
         validate(body, &app.served, caller(&parts))?;

@@ -39,8 +39,8 @@ pub(crate) async fn complete(
     request: Request,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let ticket = app.enter()?;
     let (parts, body) = request.into_parts();
+    let ticket = app.enter(caller(&parts))?;
     let body: CompletionBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let ValidCompletion { prompts, echo, wanted, common } =

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Instant;
 
+use axum::http::StatusCode;
 use folio_core::exec::Score;
 use folio_core::params::Decoding;
 use folio_core::schedule::Job;
@@ -18,11 +19,9 @@ use super::choice::{Choice, Finish, Piece, Rendering};
 use super::constraint::Follow;
 use super::report::{Outcome, Report};
 use super::stop_rule::stop_rule;
+use crate::config::Limits;
 use crate::error::ApiError;
 use crate::state::{App, Ticket};
-
-/// Seconds after which a client that was refused for want of room should come back.
-const RETRY_AFTER: u32 = 1;
 
 /// What the caller calls the fields that the scheduler may refuse.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +70,46 @@ pub(crate) struct Run {
     app: App,
     lanes: Vec<Lane>,
     report: Report,
+    clock: Clock,
     _ticket: Ticket,
+}
+
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    /// The last moment of all.
+    ends: Instant,
+    /// When something was last heard.
+    heard: Instant,
+    limits: Limits,
+}
+
+impl Clock {
+    fn new(limits: Limits, arrival: Instant) -> Self {
+        Self { ends: arrival + limits.request_time, heard: Instant::now(), limits }
+    }
+
+    /// When to stop waiting.
+    fn until(&self) -> Instant {
+        self.ends.min(self.heard + self.limits.idle_time)
+    }
+
+    /// What is said then.
+    fn overdue(&self) -> ApiError {
+        let Limits { request_time, idle_time, .. } = self.limits;
+        let message = if self.until() == self.ends {
+            let seconds = request_time.as_secs_f64();
+            format!(
+                "the request was not finished after {seconds} seconds; ask for less, or raise --request-timeout"
+            )
+        } else {
+            let seconds = idle_time.as_secs_f64();
+            format!(
+                "nothing was generated for {seconds} seconds; try again later, or raise --idle-timeout"
+            )
+        };
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
+    }
 }
 
 type NextUpdates = Pin<Box<dyn Future<Output = (Generation, Option<Vec<Update>>)> + Send>>;
@@ -125,6 +163,8 @@ impl Run {
     /// The engine's refusal of any of them.
     pub(crate) fn start(app: &App, orders: Vec<Order>, setting: Setting) -> Result<Self, ApiError> {
         let Setting { ticket, rendering, fields, report, constraint } = setting;
+        let clock = Clock::new(app.served.limits, report.arrival);
+        let owner = ticket.owner();
         room_for(orders.len(), app.engine.limits().max_queued, fields)?;
         let mut lanes = Vec::with_capacity(orders.len());
         let mut index = 0;
@@ -141,10 +181,12 @@ impl Run {
                 })
                 .collect();
             let generation = match &constraint {
-                None => app.engine.generate(job),
-                Some(follow) => app.engine.generate_constrained(job, Box::new(follow.again())),
+                None => app.engine.generate_for(owner, job),
+                Some(follow) => {
+                    app.engine.generate_constrained(owner, job, Box::new(follow.again()))
+                }
             };
-            let generation = generation.map_err(|why| refused(why, fields))?;
+            let generation = generation.map_err(|why| refused(app, why, fields))?;
             lanes.push(Lane {
                 timing: *generation.timing(),
                 source: Some(next_updates(generation)),
@@ -160,7 +202,7 @@ impl Run {
                 counted: false,
             });
         }
-        Ok(Self { app: app.clone(), lanes, report, _ticket: ticket })
+        Ok(Self { app: app.clone(), lanes, report, clock, _ticket: ticket })
     }
 
     /// Waits until there is something to tell and returns all of it. `None` when every choice has ended. Cancel-safe.
@@ -170,7 +212,13 @@ impl Run {
     pub(crate) async fn next(&mut self) -> Option<Result<Vec<Piece>, ApiError>> {
         while self.lanes.iter().any(|lane| lane.source.is_some()) {
             // Everything after this await happens at once, so nothing is lost when the caller stops waiting.
-            let ready = self.ready().await;
+            let until = self.clock.until().into();
+            let Ok(ready) = tokio::time::timeout_at(until, self.ready()).await else {
+                let error = self.clock.overdue();
+                self.close_all(Outcome::Aborted);
+                return Some(Err(error));
+            };
+            self.clock.heard = Instant::now();
             for (index, updates) in ready {
                 if let Err(error) = self.apply(index, updates) {
                     self.close_all(Outcome::Error);
@@ -232,7 +280,7 @@ impl Run {
                 Update::Ended { preemptions, swaps } => {
                     (lane.preemptions, lane.swaps) = (preemptions, swaps);
                 }
-                Update::Failed(cause) => return Err(failed(&cause)),
+                Update::Failed(cause) => return Err(failed(&self.app, &cause)),
             }
         }
         // A stop string ends a choice only here; when all choices have ended, dropping the generation tells the engine.
@@ -256,6 +304,7 @@ impl Run {
         if !std::mem::replace(&mut lane.counted, true) {
             self.app.metrics.request(lane, outcome, self.report.arrival);
             self.report.add(lane, outcome);
+            self.app.pace.ended(Instant::now());
         }
     }
 
@@ -329,11 +378,14 @@ fn room_for(prompts: usize, limit: u32, fields: FieldNames) -> Result<(), ApiErr
 }
 
 /// The engine's refusal as an answer.
-fn refused(why: Refused, fields: FieldNames) -> ApiError {
+fn refused(app: &App, why: Refused, fields: FieldNames) -> ApiError {
     match why {
-        Refused::Busy { .. } => ApiError::busy(why.to_string(), RETRY_AFTER),
+        Refused::Busy { .. } => {
+            app.metrics.rejected();
+            app.crowded(why.to_string())
+        }
         Refused::Rejected(reject) => match reject.field() {
-            None => ApiError::busy(reject.to_string(), RETRY_AFTER),
+            None => app.crowded(reject.to_string()),
             Some(field) => {
                 let name = match field {
                     "prompt" => fields.prompt,
@@ -351,12 +403,12 @@ fn refused(why: Refused, fields: FieldNames) -> ApiError {
 }
 
 /// The engine's failure as an answer.
-fn failed(cause: &folio_engine::Cause) -> ApiError {
+fn failed(app: &App, cause: &folio_engine::Cause) -> ApiError {
     use folio_engine::Cause;
     match cause {
         Cause::Shutdown => ApiError::unavailable(cause.to_string()),
         Cause::Rejected(reject) => match reject.field() {
-            None => ApiError::busy(reject.to_string(), RETRY_AFTER),
+            None => app.crowded(reject.to_string()),
             Some(field) => ApiError::bad_request(reject.to_string()).with_param(field),
         },
         Cause::NothingAllowed | Cause::Constraint(_) => ApiError::bad_request(cause.to_string()),

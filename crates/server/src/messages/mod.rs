@@ -43,8 +43,8 @@ pub(crate) async fn create(
 
 async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let ticket = app.enter()?;
     let (parts, body) = request.into_parts();
+    let ticket = app.enter(caller(&parts))?;
     let body: MessagesBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let ValidMessages { messages, prompt_end, common } =

@@ -154,7 +154,7 @@ pub(crate) fn validate(
     let truncation = output::truncation(constraints.truncate_prompt_tokens, dialect, served)?;
     let asked = Requested {
         prompt_logprobs: output.prompt_logprobs.map(|k| k.0).or(dialect.prompt_logprobs),
-        ..requested(sampling, decoding, constraints, dialect, served)?
+        ..requested(sampling, &decoding, constraints, dialect, served)?
     };
     let params = Params::parse(&asked, &served.param_limits, served.seed_for_one())
         .map_err(|bad| refused(&bad, dialect, output.prompt_logprobs.is_some()))?;
@@ -175,7 +175,7 @@ pub(crate) fn validate(
 /// What is asked of the model.
 fn requested(
     sampling: SamplingFields,
-    decoding: DecodingFields,
+    decoding: &DecodingFields,
     constraints: ConstraintFields,
     dialect: Dialect,
     served: &Served,
@@ -194,10 +194,19 @@ fn requested(
         stop_token_ids,
         ignore_eos,
     } = sampling;
-    let DecodingFields { best_of, use_beam_search, beam_width, length_penalty, early_stopping } =
+    let &DecodingFields { best_of, use_beam_search, beam_width, length_penalty, early_stopping } =
         decoding;
-    let ConstraintFields { min_tokens, allowed_token_ids, bad_words, truncate_prompt_tokens: _ } =
-        constraints;
+    let ConstraintFields {
+        min_tokens,
+        allowed_token_ids,
+        bad_words,
+        truncate_prompt_tokens: _,
+        priority,
+    } = constraints;
+    if priority.is_some_and(|priority| priority.0 != 0) && !served.priorities {
+        let problem = "must be 0: requests are served in order of arrival; --scheduling-policy priority changes that";
+        return Err(ApiError::field("priority", problem));
+    }
     let defaults = recommended(use_beam_search == Some(true), served);
     Ok(Requested {
         n: n.map(|n| n.0),
@@ -220,6 +229,7 @@ fn requested(
         prompt_logprobs: None,
         stop_token_ids: stop_token_ids.unwrap_or_default().0.iter().map(|id| id.0).collect(),
         ignore_eos: ignore_eos.unwrap_or(false),
+        priority: priority.map(|priority| priority.0),
         min_tokens: min_tokens.map(|least| least.0),
         allowed_token_ids: allowed_token_ids.map(|ids| ids.0),
         bad_words: output::bad_words(bad_words, &served.texts.tokenizer)?,

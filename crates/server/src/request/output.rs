@@ -15,6 +15,7 @@ fields! {
         allowed_token_ids: Ids,
         bad_words: List<String>,
         truncate_prompt_tokens: Int,
+        priority: Int,
     }
 }
 

@@ -15,8 +15,6 @@ pub(crate) enum Neutral {
     Null,
     /// `false`.
     False,
-    /// `0`.
-    Zero,
     /// `[]` or `{}`.
     Empty,
     /// One of [`super::fields::WORDS`].
@@ -64,7 +62,6 @@ unserved! {
         guided_decoding_backend: Null, "there is one backend";
         guided_whitespace_pattern: Null, "write it as `structured_outputs.whitespace_pattern`";
         logits_processors: Empty, "code sent by callers is never run";
-        priority: Zero, "requests are served in order of arrival";
         kv_transfer_params: Empty, "KV is not transferred between servers";
         vllm_xargs: Empty, "there are no extra arguments";
     }
@@ -91,7 +88,6 @@ pub(crate) fn asks_nothing(neutral: Neutral, given: Given) -> bool {
     match (neutral, given) {
         (Neutral::Any, _) => true,
         (Neutral::False, Given::Bool(value)) => !value,
-        (Neutral::Zero, Given::Number(value)) => value == 0.0,
         (Neutral::Empty, Given::Collection { empty }) => empty,
         (Neutral::Word, Given::Word) => true,
         _ => false,

@@ -34,8 +34,8 @@ pub(crate) async fn respond(
     request: Request,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let ticket = app.enter()?;
     let (parts, body) = request.into_parts();
+    let ticket = app.enter(caller(&parts))?;
     let body: ResponsesBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let ValidResponses { messages, echoed, common } = validate(body, &app.served, caller(&parts))?;
