@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use folio_model::Quantization;
 use folio_model::block_size::Lengths;
+use folio_text::{ChatTemplate, ToolFormat};
+
+use crate::limits::HttpArgs;
 
 use crate::bench::args::BenchArgs;
 use crate::convert::ConvertArgs;
@@ -31,7 +34,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve a model over an OpenAI-compatible API (the default)
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Talk to a model on the terminal
     Chat(ChatArgs),
     /// Continue a text on the terminal
@@ -165,6 +168,55 @@ pub(crate) struct ServeArgs {
     /// Key(s) a client must send as "Authorization: Bearer KEY"; also from VLLM_API_KEY
     #[arg(long, value_name = "KEY", num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]
     pub(crate) api_key: Vec<String>,
+
+    /// How the model writes tool calls; auto finds it in the chat template
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) tool_call_parser: ToolCallParser,
+
+    /// Tool calls are read wherever their format is known; accepted for vLLM's users
+    #[arg(long)]
+    pub(crate) enable_auto_tool_choice: bool,
+
+    /// Show what the model thinks between <think> and </think> as `reasoning`; all names mean the same
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reasoning_parser: Option<ReasoningParser>,
+
+    #[command(flatten)]
+    pub(crate) http: HttpArgs,
+}
+
+/// The values of `--tool-call-parser`, as vLLM names them.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum ToolCallParser {
+    Auto,
+    None,
+    Hermes,
+    Llama3Json,
+    Mistral,
+}
+
+impl ToolCallParser {
+    /// The format of a model with this template.
+    pub(crate) fn format(self, template: Option<&ChatTemplate>) -> Option<ToolFormat> {
+        let source = template.map(ChatTemplate::source).unwrap_or_default();
+        match self {
+            Self::Auto => ToolFormat::of_template(source),
+            Self::None => None,
+            Self::Hermes => ToolFormat::named("hermes", source),
+            Self::Llama3Json => ToolFormat::named("llama3_json", source),
+            Self::Mistral => ToolFormat::named("mistral", source),
+        }
+    }
+}
+
+/// The values of `--reasoning-parser`, as vLLM names them.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum ReasoningParser {
+    #[value(name = "deepseek_r1")]
+    DeepseekR1,
+    Qwen3,
 }
 
 #[derive(Args, Clone, Debug)]

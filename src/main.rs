@@ -8,6 +8,7 @@ mod bench;
 mod builtin;
 mod convert;
 mod hub;
+mod limits;
 mod machine;
 mod pins;
 mod plan;
@@ -28,13 +29,19 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
+use crate::limits::LogFormat;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr();
+    let format = match &cli.command {
+        None => cli.serve.http.log_format,
+        Some(Command::Serve(args)) => args.http.log_format,
+        Some(_) => LogFormat::default(),
+    };
+    log_to_stderr(format);
     let done = match cli.command {
         None => serve::run(cli.serve),
-        Some(Command::Serve(args)) => serve::run(args),
+        Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Chat(args)) => terminal::chat(&args),
         Some(Command::Complete(args)) => terminal::complete(&args),
         Some(Command::Pull(args)) => hub::pull(&args),
@@ -56,11 +63,11 @@ fn main() -> ExitCode {
 }
 
 /// `FOLIO_LOG` chooses what is logged, in the syntax of `RUST_LOG`.
-fn log_to_stderr() {
+fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_env("FOLIO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
 }

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::ServeArgs;
+use crate::limits::SchedulingPolicy;
 use crate::settings::Settings;
 use crate::startup::{self, Running};
 
@@ -29,6 +30,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the HTTP threads")?;
+    let keys = args.http.keys(args.api_key.clone())?;
     // The port is taken before weights are fetched and loaded, so that a wrong one is told at once.
     let listener = runtime.block_on(TcpListener::bind(address)).with_context(|| {
         format!("cannot listen on {address}; choose another --port, or --port 0 for any free one")
@@ -36,11 +38,15 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     let address = listener.local_addr()?;
     let settings = Settings::new(&args.model, args.max_num_queued_reqs)?;
     let running = startup::start(&settings, true)?;
-    let config = config(args, &settings, &running);
+    let tools = args.tool_call_parser.format(running.template.as_ref());
+    let reasoning = args.reasoning_parser.is_some();
+    let config = config(args, keys, &settings, &running);
     let texts = ModelTexts {
         tokenizer: running.tokenizer,
         template: running.template,
         defaults: running.defaults,
+        tools,
+        reasoning,
     };
     // Caught before anybody is told the address, so that no signal can come too early to drain.
     let signals = runtime.block_on(async { Signals::catch() }).context("cannot catch signals")?;
@@ -56,12 +62,19 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     match ending {
         Ending::Drained => Ok(()),
         Ending::Aborted => {
-            bail!("told to stop twice: requests that were running have been cut off")
+            bail!(
+                "requests that were running have been cut off: told to stop twice, or --shutdown-timeout was over"
+            )
         }
     }
 }
 
-fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConfig {
+fn config(
+    args: ServeArgs,
+    api_keys: Vec<String>,
+    settings: &Settings,
+    running: &Running,
+) -> ServerConfig {
     let names = if args.served_model_name.is_empty() {
         vec![running.name.clone()]
     } else {
@@ -82,10 +95,12 @@ fn config(args: ServeArgs, settings: &Settings, running: &Running) -> ServerConf
     };
     ServerConfig {
         served_names: names,
-        api_keys: args.api_key,
+        api_keys,
+        allowed_origins: args.http.allowed_origins.clone(),
+        priorities: args.http.scheduling_policy == SchedulingPolicy::Priority,
         seed: Some(settings.seed),
         model,
-        limits: folio_server::Limits { n: args.max_n, ..folio_server::Limits::default() },
+        limits: args.http.limits(args.max_n),
     }
 }
 
@@ -100,7 +115,9 @@ fn greet(address: SocketAddr, config: &ServerConfig) {
          -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Tell me a story about a cat\"}}]}}'"
     );
     if !address.ip().is_loopback() && config.api_keys.is_empty() {
-        println!("anybody who can reach {address} can use it; --api-key asks for a key");
+        println!(
+            "anybody who can reach {address} can use it; --api-key or --api-key-file asks for a key"
+        );
     }
 }
 

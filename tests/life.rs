@@ -41,6 +41,32 @@ fn the_second_signal_ends_everything() {
     assert!(!status.success(), "requests were cut off, and the exit status says so: {status}");
 }
 
+#[test]
+fn the_log_tells_each_request_in_one_line_of_json() {
+    let folder = std::env::temp_dir().join(format!("folio-log-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (log, keys) = (folder.join("log"), folder.join("keys"));
+    std::fs::write(&keys, "# for the test\n\n  sesame  \n").unwrap();
+    let keys = keys.to_str().unwrap();
+    let flags = ["--log-format", "json", "--api-key-file", keys];
+    let server = Server::start_logging(&flags, std::fs::File::create(&log).unwrap().into());
+    assert_eq!(server.get("/v1/models").0, 401, "the file's keys count");
+    assert_eq!(server.get("/ready").0, 200);
+    server.stop();
+    let server = Server::start_logging(&flags[..2], std::fs::File::create(&log).unwrap().into());
+    let body = json!({"prompt": "Once upon a secret time", "max_tokens": 5, "ignore_eos": true});
+    assert_eq!(server.post("/v1/completions", &body).0, 200);
+    server.stop();
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(!text.contains("secret"), "prompts are not logged");
+    let lines = text.lines().filter(|line| line.starts_with('{'));
+    let lines: Vec<serde_json::Value> = lines.map(|l| serde_json::from_str(l).unwrap()).collect();
+    let told: Vec<_> = lines.iter().filter(|line| line["message"] == "request").collect();
+    assert_eq!(told.len(), 1, "{text}");
+    assert_eq!((&told[0]["generated_tokens"], &told[0]["finish"]), (&json!(5), &json!("length")));
+}
+
 /// Runs `folio` with arguments that cannot work and returns what it says.
 fn refusal(arguments: &[&str]) -> String {
     let output =

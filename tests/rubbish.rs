@@ -121,8 +121,8 @@ fn conversations() -> Vec<Case> {
         chat(&json!({"messages": [{"role": "wizard", "content": "Hi"}]}), "role"),
         chat(&json!({"messages": image}), "messages[0].content[0]"),
         chat(&json!({"messages": [{"content": "Hi"}]}), "role"),
-        chat(&json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "tools"),
-        chat(&json!({"response_format": {"type": "json_object"}}), "response_format"),
+        chat(&json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "tool_choice"),
+        chat(&json!({"response_format": {"type": "yaml"}}), "response_format"),
         chat(&json!({"chat_template": "{{ 'a' * 10 ** 9 }}"}), "chat_template"),
         chat(&json!({"top_logprobs": 3}), "logprobs"),
     ]

@@ -99,7 +99,7 @@ def test_stop_string(client, model):
         (dict(logit_bias={"99999999": 1}), "logit_bias"),
         (dict(stop=""), "stop"),
         (dict(extra_body={"temprature": 1}), "temprature"),
-        (dict(response_format={"type": "json_object"}), "response_format"),
+        (dict(response_format={"type": "yaml"}), "response_format"),
         (dict(messages=[]), "messages"),
         (dict(messages=[{"role": "user", "content": "tell me " * 3000}]), "messages"),
     ],

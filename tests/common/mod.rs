@@ -16,17 +16,26 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the binary with `flags` after `serve` and waits until it says its address.
     pub(crate) fn start(flags: &[&str]) -> Self {
-        Self::start_in(flags, &[])
+        Self::start_with(flags, &[], Stdio::null())
     }
 
     /// The same with these environment variables.
     pub(crate) fn start_in(flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_with(flags, variables, Stdio::null())
+    }
+
+    /// The same with its log going to `log`.
+    pub(crate) fn start_logging(flags: &[&str], log: Stdio) -> Self {
+        Self::start_with(flags, &[], log)
+    }
+
+    fn start_with(flags: &[&str], variables: &[(&str, &str)], log: Stdio) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
             .args(["serve", "--port", "0"])
             .args(flags)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the binary starts");
         let mut output = BufReader::new(process.stdout.take().expect("its output"));

@@ -17,6 +17,8 @@ pub enum FinishReason {
 pub enum Failure {
     /// The model's logits were not finite.
     NotFinite,
+    /// What the request allows left no token to choose.
+    NothingAllowed,
     /// The step that contained the group failed.
     Step,
 }

@@ -29,6 +29,8 @@ pub struct Drawn {
 pub enum DrawFault {
     /// The model produced NaN or infinite logits.
     NotFinite,
+    /// No token may be chosen.
+    NothingAllowed,
 }
 
 /// What swapping cost in one step.

@@ -7,6 +7,7 @@
 //! a random draw is a hash of (seed, choice, position) made by the executor. Plans go down, results come up.
 #![forbid(unsafe_code)]
 
+mod ban;
 mod beam;
 pub mod event;
 pub mod exec;

@@ -3,6 +3,10 @@
 //! [`Requested`] is what a caller typed, in the widest types; [`Params::parse`] is the only way to a [`Params`], whose
 //! values every later floor may trust. Both HTTP endpoints and the terminal go through this one door.
 
+use std::sync::Arc;
+
+pub use crate::ban::Bans;
+use crate::ban::allowed;
 use crate::ids::Token;
 
 /// Parameters as they were asked for. `None` and empty mean "not given".
@@ -31,6 +35,11 @@ pub struct Requested {
     pub prompt_logprobs: Option<i64>,
     pub stop_token_ids: Vec<i64>,
     pub ignore_eos: bool,
+    pub priority: Option<i64>,
+    pub min_tokens: Option<i64>,
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Each as tokens.
+    pub bad_words: Vec<Vec<Token>>,
 }
 
 /// What the served model and the server's configuration allow.
@@ -98,6 +107,8 @@ pub struct Sampling {
     pub repetition_penalty: f32,
     /// Added to the logits of single tokens; ids are below the vocabulary.
     pub logit_bias: Vec<(Token, f32)>,
+    /// The only tokens that may be drawn, in order; `None`: all.
+    pub allowed: Option<Arc<[Token]>>,
     /// Draws are a hash of (seed, choice, position).
     pub seed: u64,
     /// `Some(k)`: report the log-probability of the chosen token and of the `k` best.
@@ -165,6 +176,10 @@ pub struct Params {
     pub stop_tokens: Vec<Token>,
     /// `Some(k)`: score every prompt token and report the `k` best at its position.
     pub prompt_logprobs: Option<u32>,
+    /// Who goes first among those that wait: the smaller, the sooner.
+    pub priority: i32,
+    /// What must not be drawn.
+    pub bans: Bans,
     /// How tokens are chosen.
     pub sampling: Sampling,
 }
@@ -184,19 +199,25 @@ impl Params {
         if matches!(decoding, Decoding::Beam(_)) {
             require_neutral(asked)?;
         }
+        let eos = if asked.ignore_eos { Vec::new() } else { limits.eos.clone() };
+        let stop_tokens = stop_tokens(&asked.stop_token_ids, limits)?;
+        let sampling = Sampling::parse(asked, limits, default_seed)?;
+        let ends = [&eos[..], &stop_tokens[..]].concat();
         Ok(Self {
             n,
             decoding,
             max_tokens: optional("max_tokens", asked.max_tokens, 1, u32::MAX)?,
-            eos: if asked.ignore_eos { Vec::new() } else { limits.eos.clone() },
-            stop_tokens: stop_tokens(&asked.stop_token_ids, limits)?,
             prompt_logprobs: optional(
                 "prompt_logprobs",
                 asked.prompt_logprobs,
                 0,
                 limits.max_logprobs,
             )?,
-            sampling: Sampling::parse(asked, limits, default_seed)?,
+            bans: Bans::parse(asked, limits, &ends, sampling.allowed.as_deref())?,
+            eos,
+            stop_tokens,
+            priority: priority(asked.priority)?,
+            sampling,
         })
     }
 
@@ -310,6 +331,9 @@ fn require_neutral(asked: &Requested) -> Result<(), BadParam> {
         ("frequency_penalty", off(asked.frequency_penalty, &[0.0])),
         ("repetition_penalty", off(asked.repetition_penalty, &[1.0])),
         ("logit_bias", !asked.logit_bias.is_empty()),
+        ("min_tokens", asked.min_tokens.is_some_and(|least| least != 0)),
+        ("allowed_token_ids", asked.allowed_token_ids.is_some()),
+        ("bad_words", !asked.bad_words.is_empty()),
     ];
     match bent.into_iter().find(|(_, bends)| *bends) {
         Some((field, _)) => {
@@ -344,10 +368,18 @@ impl Sampling {
             frequency_penalty: float("frequency_penalty", asked.frequency_penalty, 0.0, -2.0, 2.0)?,
             repetition_penalty,
             logit_bias: logit_bias(&asked.logit_bias, limits)?,
+            allowed: allowed(asked, limits)?,
             seed: asked.seed.map_or(default_seed, i64::cast_unsigned),
             logprobs: optional("logprobs", asked.logprobs, 0, limits.max_logprobs)?,
         })
     }
+}
+
+fn priority(asked: Option<i64>) -> Result<i32, BadParam> {
+    let asked = asked.unwrap_or(0);
+    i32::try_from(asked).map_err(|_| {
+        bad("priority", format!("must be from {} to {}, not {asked}", i32::MIN, i32::MAX))
+    })
 }
 
 fn bad(field: &'static str, problem: String) -> BadParam {

@@ -78,6 +78,19 @@ pub struct Draw {
     pub history: Range<usize>,
     /// How many tokens at the start of `history` are prompt.
     pub history_prompt: usize,
+    /// Which tokens may be chosen, a range of [`StepPlan::masks`] that is read by [`allows`]; empty allows all. The
+    /// scheduler leaves it empty.
+    pub mask: Range<usize>,
+    /// Tokens that must not be chosen, a range of [`StepPlan::banned`]. At least one other may be.
+    pub banned: Range<usize>,
+}
+
+/// Whether a mask allows `token`: bit `token % 32` of word `token / 32`. An empty mask allows all; a shorter one than the
+/// vocabulary allows none of the tokens beyond it.
+#[must_use]
+pub fn allows(mask: &[u32], token: Token) -> bool {
+    let word = mask.get(token.index() / 32).copied().unwrap_or(0);
+    mask.is_empty() || word >> (token.0 % 32) & 1 == 1
 }
 
 /// One step of the engine.
@@ -99,6 +112,10 @@ pub struct StepPlan {
     pub targets: Vec<Token>,
     /// Tokens so far, for penalties.
     pub history: Vec<Token>,
+    /// Tokens that some draws must not choose.
+    pub banned: Vec<Token>,
+    /// Bit sets of tokens that draws may choose.
+    pub masks: Vec<u32>,
 }
 
 impl StepPlan {
@@ -110,7 +127,8 @@ impl StepPlan {
 
     /// Empties the plan and keeps its memory.
     pub fn clear(&mut self) {
-        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history } = self;
+        let Self { ops, rows, tokens, blocks, draws, samplings, targets, history, banned, masks } =
+            self;
         ops.clear();
         rows.clear();
         tokens.clear();
@@ -119,5 +137,7 @@ impl StepPlan {
         samplings.clear();
         targets.clear();
         history.clear();
+        banned.clear();
+        masks.clear();
     }
 }

@@ -23,6 +23,10 @@ pub struct EngineConfig {
     pub max_failed_steps: u32,
     /// When invariants are checked.
     pub checks: Checks,
+    /// Threads that make the masks of constrained requests; at least 1. They start with the first such request.
+    pub mask_threads: usize,
+    /// The most time for one mask; a request whose mask takes longer ends.
+    pub mask_time: Duration,
 }
 
 impl Default for EngineConfig {
@@ -31,6 +35,8 @@ impl Default for EngineConfig {
             stall_after: Duration::from_secs(60),
             max_failed_steps: 8,
             checks: if cfg!(debug_assertions) { Checks::WhenIdle } else { Checks::Never },
+            mask_threads: 2,
+            mask_time: Duration::from_secs(5),
         }
     }
 }

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use folio_core::inspect::KvReport;
+use folio_core::params::Decoding;
 use folio_core::schedule::{Admission, Job, Limits, Reject};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::constraint::Constraint;
 use crate::generation::Generation;
 use crate::health::Health;
 use crate::inbox::{Arriving, Door, Inspector};
+use crate::line::Owner;
 use crate::shared::{InspectPlace, Permit, Shared};
 use crate::snapshot::Snapshot;
 
@@ -27,6 +30,9 @@ pub enum Refused {
     /// It can never be served.
     #[error(transparent)]
     Rejected(#[from] Reject),
+    /// Beams and a constraint at once.
+    #[error("a beam search cannot be kept to a grammar")]
+    ConstrainedBeams,
     /// The engine takes no new requests, or has ended as it was told to.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -58,12 +64,45 @@ impl Handle {
         Self { door: Arc::new(Doorkeeper { shared }) }
     }
 
-    /// Takes a permit, checks that the request can be served at all, and sends it. The permit returns when the request
-    /// ends.
+    /// [`Self::generate_for`] nobody in particular.
     ///
     /// # Errors
     /// [`Refused`]; nothing was sent.
     pub fn generate(&self, job: Job) -> Result<Generation, Refused> {
+        self.generate_for(0, job)
+    }
+
+    /// Takes a permit, checks that the request can be served at all, and sends it. The permit returns when the request
+    /// ends. Owners are served alike: among those whose requests wait, the one that has been served least is next.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was sent.
+    pub fn generate_for(&self, owner: Owner, job: Job) -> Result<Generation, Refused> {
+        self.send(owner, job, None)
+    }
+
+    /// The same for a request whose tokens `constraint` restricts; every sequence gets a fork of it.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was sent. A beam search cannot be restricted.
+    pub fn generate_constrained(
+        &self,
+        owner: Owner,
+        job: Job,
+        constraint: Box<dyn Constraint>,
+    ) -> Result<Generation, Refused> {
+        match job.params.decoding {
+            Decoding::Beam(_) => Err(Refused::ConstrainedBeams),
+            Decoding::Sample { .. } => self.send(owner, job, Some(constraint)),
+        }
+    }
+
+    fn send(
+        &self,
+        owner: Owner,
+        job: Job,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<Generation, Refused> {
         let arrival = Instant::now();
         let shared = self.shared();
         // Asked again under the lock; here so that a closed engine says so rather than that it is busy.
@@ -73,7 +112,7 @@ impl Handle {
         shared.admission.check(&job)?;
         let id = shared.request_id();
         let (sender, receiver) = mpsc::unbounded_channel();
-        let request = Arriving { id, job, updates: sender, permit };
+        let request = Arriving { id, owner, job, constraint, updates: sender, permit };
         if let Err(door) = shared.inbox.generate(request) {
             refuse(door)?;
         }

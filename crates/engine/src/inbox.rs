@@ -11,6 +11,8 @@ use folio_core::inspect::KvReport;
 use folio_core::schedule::Job;
 use tokio::sync::oneshot;
 
+use crate::constraint::Constraint;
+use crate::line::Owner;
 use crate::shared::{InspectPlace, Permit};
 use crate::streams::Sender;
 
@@ -21,7 +23,9 @@ pub(crate) type RequestId = u64;
 #[derive(Debug)]
 pub(crate) struct Arriving {
     pub(crate) id: RequestId,
+    pub(crate) owner: Owner,
     pub(crate) job: Job,
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
     pub(crate) updates: Sender,
     pub(crate) permit: Permit,
 }

@@ -61,11 +61,14 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod constraint;
 mod costs;
 mod generation;
 mod handle;
 mod health;
 mod inbox;
+mod line;
+mod mask;
 mod observe;
 mod run;
 mod shared;
@@ -75,9 +78,11 @@ mod thread;
 mod update;
 
 pub use config::{Checks, EngineConfig};
+pub use constraint::{Canceller, Constraint};
 pub use generation::{Generation, Timing};
 pub use handle::{Handle, Refused};
 pub use health::Health;
+pub use line::Owner;
 pub use observe::{Observer, Part};
 pub use snapshot::{Snapshot, StepTokens};
 pub use thread::{EngineError, EngineThread, start, start_observed};

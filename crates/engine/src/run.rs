@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use folio_core::event::Event;
+use folio_core::event::{Event, EventKind};
 use folio_core::exec::{ExecError, Executor, StepOutput};
 use folio_core::ids::Tick;
 use folio_core::kv::KvMemory;
@@ -19,6 +19,8 @@ use folio_core::schedule::Scheduler;
 use crate::config::{Checks, EngineConfig};
 use crate::costs::CostMeter;
 use crate::inbox::{Arriving, Door, Inspector, Message};
+use crate::line::Line;
+use crate::mask::Masks;
 use crate::observe::{Observer, Part};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -45,9 +47,12 @@ pub(crate) struct Engine<M: KvMemory, O: Observer> {
     shared: Arc<Shared>,
     config: EngineConfig,
     pub(crate) streams: Streams,
+    /// Accepted and not yet handed to the scheduler.
+    line: Line,
     numbers: Snapshot,
     failed_in_a_row: u32,
     costs: CostMeter,
+    masks: Masks,
     /// Reused from step to step.
     plan: StepPlan,
     out: StepOutput,
@@ -68,8 +73,10 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
             observer,
             executor,
             shared,
+            masks: Masks::new(config.mask_threads, config.mask_time),
             config,
             streams: Streams::default(),
+            line: Line::default(),
             numbers: Snapshot::default(),
             failed_in_a_row: 0,
             costs: CostMeter::default(),
@@ -85,7 +92,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
     /// Serves until the door closes and the accepted requests have ended.
     pub(crate) fn run(&mut self) -> Result<(), EngineError> {
         loop {
-            let idle = self.scheduler.is_idle();
+            let idle = self.scheduler.is_idle() && self.line.is_empty();
             if idle {
                 // Aborts change the numbers without a step.
                 self.publish();
@@ -97,6 +104,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
             }
             self.observer.began();
             self.receive();
+            self.hand_over();
             self.observer.ended(Part::Receive);
             if !self.scheduler.is_idle() {
                 self.step()?;
@@ -118,6 +126,9 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
 
     /// Ends the requests that never reached the scheduler.
     pub(crate) fn refuse_messages(&mut self, cause: &Cause) {
+        while let Some(request) = self.line.next() {
+            refuse(request, cause.clone());
+        }
         self.shared.inbox.take(false, &mut self.messages);
         for message in self.messages.drain(..) {
             if let Message::Generate(request) = message {
@@ -146,17 +157,20 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
         Ok(())
     }
 
-    /// Hands the messages to the scheduler, in the order they were sent.
+    /// Takes the messages in, in the order they were sent.
     fn receive(&mut self) {
-        let now = self.now();
         let mut messages = std::mem::take(&mut self.messages);
         let mut inspectors = Vec::new();
         for message in messages.drain(..) {
             match message {
-                Message::Generate(request) => self.submit(*request, now),
+                Message::Generate(request) => self.line.push(*request),
                 Message::Abort(request) => {
                     if let Some(group) = self.streams.remove(request) {
                         self.scheduler.abort(group);
+                        self.masks.forget(group);
+                    } else {
+                        // With it goes its permit.
+                        drop(self.line.remove(request));
                     }
                 }
                 Message::Inspect(inspector) => inspectors.push(inspector),
@@ -164,6 +178,16 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
         }
         self.messages = messages;
         self.report(inspectors);
+    }
+
+    /// Hands the scheduler as many requests as its next step may take up, so that the order of the others stays open.
+    fn hand_over(&mut self) {
+        let now = self.now();
+        while self.scheduler.is_eager()
+            && let Some(request) = self.line.next()
+        {
+            self.submit(request, now);
+        }
     }
 
     /// Tells all who asked how the memory is used, by one look at it.
@@ -186,9 +210,14 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
         if request.updates.is_closed() {
             return;
         }
-        let Arriving { id, job, updates, permit } = request;
+        let Arriving { id, owner, job, constraint, updates, permit } = request;
         match self.scheduler.submit(job, now) {
-            Ok(group) => self.streams.insert(group, id, updates, permit),
+            Ok(group) => {
+                self.streams.insert(group, id, owner, updates, permit);
+                if let Some(constraint) = constraint {
+                    self.masks.insert(group, constraint);
+                }
+            }
             Err(reject) => {
                 drop(permit);
                 send(&updates, Instant::now(), Update::Failed(Cause::Rejected(reject)));
@@ -203,6 +232,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
             // Nothing but a bug plans nothing while there is work. Waiting would be a hang.
             return if self.scheduler.is_idle() { Ok(()) } else { Err(EngineError::Stuck) };
         }
+        self.constrain();
         self.observer.ended(Part::Schedule);
         let started = Instant::now();
         let result = self.execute();
@@ -217,6 +247,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
                     self.scheduler.set_recovery_costs(costs);
                 }
                 self.scheduler.commit(&self.plan, &self.out, self.now(), &mut self.events);
+                self.masks.commit(&self.plan, &self.out, &self.scheduler);
             }
             Err(error) => {
                 self.failed_in_a_row += 1;
@@ -226,6 +257,10 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
         }
         self.observer.ended(Part::Commit);
         self.numbers.record_step(self.plan.tokens.len(), took, failed);
+        self.forget_masks();
+        for owner in self.streams.owners(&self.events) {
+            self.line.generated(owner, 1);
+        }
         self.streams.release(&self.events);
         self.publish();
         self.shared.progress.mark();
@@ -238,6 +273,31 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
                 Err(EngineError::FailedSteps { count: self.failed_in_a_row, last })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Puts the masks into the plan. Requests without one end here; their rows are computed in vain.
+    fn constrain(&mut self) {
+        let failed = self.masks.fill(&mut self.plan, &self.scheduler);
+        for (group, _) in &failed {
+            self.scheduler.abort(*group);
+            self.masks.forget(*group);
+        }
+        if !failed.is_empty() {
+            self.publish();
+        }
+        for (group, why) in failed {
+            tracing::warn!(%why, "a request could not be kept to its grammar");
+            self.streams.fail(group, Cause::Constraint(why));
+        }
+    }
+
+    /// Forgets the constraints of the groups that have ended.
+    fn forget_masks(&mut self) {
+        for event in &self.events {
+            if matches!(event.kind, EventKind::Ended { .. } | EventKind::Failed(_)) {
+                self.masks.forget(event.group);
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use folio_core::ids::GroupId;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::inbox::RequestId;
+use crate::line::Owner;
 use crate::shared::Permit;
 use crate::update::{Cause, Update};
 
@@ -20,6 +21,7 @@ pub(crate) type Sender = UnboundedSender<(Instant, Update)>;
 #[derive(Debug)]
 struct Stream {
     request: RequestId,
+    owner: Owner,
     updates: Sender,
     /// Taken when the request has ended.
     permit: Option<Permit>,
@@ -37,11 +39,12 @@ impl Streams {
         &mut self,
         group: GroupId,
         request: RequestId,
+        owner: Owner,
         updates: Sender,
         permit: Permit,
     ) {
         self.groups.insert(request, group);
-        self.by_group.insert(group, Stream { request, updates, permit: Some(permit) });
+        self.by_group.insert(group, Stream { request, owner, updates, permit: Some(permit) });
     }
 
     /// Forgets a request whose reader has gone and returns its group; `None` when it has already ended.
@@ -56,6 +59,22 @@ impl Streams {
         let mut groups: Vec<_> = self.by_group.keys().copied().collect();
         groups.sort_unstable();
         groups
+    }
+
+    /// Ends one request between two steps.
+    pub(crate) fn fail(&mut self, group: GroupId, cause: Cause) {
+        let Some(Stream { request, updates, permit, .. }) = self.by_group.remove(&group) else {
+            return;
+        };
+        self.groups.remove(&request);
+        drop(permit);
+        send(&updates, Instant::now(), Update::Failed(cause));
+    }
+
+    /// Whose requests got tokens in `events`: one entry per token.
+    pub(crate) fn owners<'a>(&'a self, events: &'a [Event]) -> impl Iterator<Item = Owner> + 'a {
+        let sampled = events.iter().filter(|e| matches!(e.kind, EventKind::Sampled { .. }));
+        sampled.filter_map(|event| self.by_group.get(&event.group).map(|stream| stream.owner))
     }
 
     /// Returns the permits of the requests that end in `events`.

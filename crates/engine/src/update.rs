@@ -52,6 +52,15 @@ pub enum Cause {
          model's weights, or serve it with a wider --dtype"
     )]
     NotFinite,
+    /// No token was left to choose.
+    #[error(
+        "what the request allows left no token to choose; its grammar may contradict its other \
+         parameters"
+    )]
+    NothingAllowed,
+    /// What restricts the request's tokens could not say which may come next.
+    #[error("the request's output could not be kept to its grammar: {0}")]
+    Constraint(String),
     /// The step that contained the request failed.
     #[error("the step that computed this request failed; the server's log says why. Try again")]
     Step,
@@ -83,6 +92,7 @@ impl Update {
             EventKind::Ranked { scores } => Self::Ranked { scores },
             EventKind::Ended { preemptions, swaps } => Self::Ended { preemptions, swaps },
             EventKind::Failed(Failure::NotFinite) => Self::Failed(Cause::NotFinite),
+            EventKind::Failed(Failure::NothingAllowed) => Self::Failed(Cause::NothingAllowed),
             EventKind::Failed(Failure::Step) => Self::Failed(Cause::Step),
         }
     }

@@ -47,8 +47,12 @@ impl Capacity {
         for draw in &plan.draws {
             let history = plan.history.get(draw.history.clone());
             let known = plan.samplings.get(draw.sampling).is_some();
-            if !known || history.is_none_or(|h| h.len() < draw.history_prompt) {
-                return Err(bad("a draw without sampling or history"));
+            let banned = plan.banned.get(draw.banned.clone()).is_some();
+            if !known || !banned || history.is_none_or(|h| h.len() < draw.history_prompt) {
+                return Err(bad("a draw without sampling, history or bans"));
+            }
+            if plan.masks.get(draw.mask.clone()).is_none() {
+                return Err(bad("a draw without its mask"));
             }
         }
         Ok(())

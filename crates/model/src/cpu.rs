@@ -71,6 +71,8 @@ impl Answerer<'_> {
                     position: draw.position,
                     history: &plan.history[draw.history.clone()],
                     history_prompt: draw.history_prompt,
+                    banned: &plan.banned[draw.banned.clone()],
+                    mask: &plan.masks[draw.mask.clone()],
                 };
                 let mut work = self.work[thread].lock().unwrap_or_else(PoisonError::into_inner);
                 Answer::Draw(sample::draw(self.isa, row, &input, &mut work))

@@ -1,6 +1,6 @@
 //! From one row of logits to one token, and to log-probabilities.
 //!
-//! The order is vLLM's: bias, penalties, temperature, `min_p`, `top_k`, `top_p`, draw. The draw is a hash of (seed, choice,
+//! The order is vLLM's: bias, penalties, mask, temperature, `min_p`, `top_k`, `top_p`, draw. The draw is a hash of (seed, choice,
 //! position) walked down the cumulative distribution in a fixed order, so recomputation, other batches and replays choose
 //! the same token. Ties go to the lowest id. The vocabulary is never sorted as a whole unless `top_p` asks for nearly all
 //! of it. Log-probabilities are those of the model's own distribution, before everything else.
@@ -23,6 +23,10 @@ pub struct DrawInput<'a> {
     pub history: &'a [Token],
     /// How many of them are prompt.
     pub history_prompt: usize,
+    /// Tokens that must not be chosen; others may be.
+    pub banned: &'a [Token],
+    /// Which tokens may be chosen, see [`folio_core::plan::allows`]; empty allows all.
+    pub mask: &'a [u32],
 }
 
 /// Memory for sampling, one per thread, as large as the vocabulary once used.
@@ -59,7 +63,7 @@ impl Candidate {
 /// Chooses a token from `row`.
 ///
 /// # Errors
-/// When the model's logits are not all finite.
+/// When the model's logits are not all finite, or no token may be chosen.
 pub fn draw(
     isa: Isa,
     row: &[f32],
@@ -69,7 +73,7 @@ pub fn draw(
     if !all_finite(isa, row) {
         return Err(DrawFault::NotFinite);
     }
-    let token = Token(choose(isa, row, input, work));
+    let token = Token(choose(isa, row, input, work).ok_or(DrawFault::NothingAllowed)?);
     let score = input.sampling.logprobs.map(|k| score(isa, row, token, k as usize));
     Ok(Drawn { token, score })
 }
@@ -107,27 +111,56 @@ fn best(row: &[f32], count: usize) -> Vec<Candidate> {
     best
 }
 
-fn choose(isa: Isa, row: &[f32], input: &DrawInput<'_>, work: &mut SampleWork) -> u32 {
+/// `None` when nothing is allowed.
+fn choose(isa: Isa, row: &[f32], input: &DrawInput<'_>, work: &mut SampleWork) -> Option<u32> {
     let sampling = input.sampling;
     let SampleWork { adjusted, weights, candidates, counts } = work;
-    let logits = if sampling.logit_bias.is_empty() && !sampling.needs_history() {
+    let unbent = sampling.logit_bias.is_empty() && !sampling.needs_history();
+    let free = sampling.allowed.is_none() && input.banned.is_empty() && input.mask.is_empty();
+    let logits = if unbent && free {
         row
     } else {
         adjusted.clear();
         adjusted.extend_from_slice(row);
-        adjust(adjusted, input, counts);
+        if !unbent {
+            adjust(adjusted, input, counts);
+        }
+        forbid(adjusted, input);
+        if !input.mask.is_empty() && !restrict(adjusted, input.mask) {
+            return None;
+        }
         adjusted
     };
     if sampling.temperature == 0.0 {
-        return id(argmax(isa, logits));
+        return Some(id(argmax(isa, logits)));
     }
     let pool = Pool { isa, logits, peak: max(isa, logits), sampling };
     let uniform = uniform(sampling.seed, input.choice, input.position);
-    if sampling.top_k == 0 && sampling.top_p >= 1.0 {
+    Some(if sampling.top_k == 0 && sampling.top_p >= 1.0 {
         pool.draw_from_all(uniform, weights)
     } else {
         pool.draw_from_best(uniform, weights, candidates)
+    })
+}
+
+/// Makes minus infinity of what the mask does not allow; whether anything is left.
+fn restrict(logits: &mut [f32], mask: &[u32]) -> bool {
+    let mut left = false;
+    for (place, chunk) in logits.chunks_mut(32).enumerate() {
+        let word = mask.get(place).copied().unwrap_or(0);
+        if word == 0 {
+            chunk.fill(f32::NEG_INFINITY);
+            continue;
+        }
+        for (bit, logit) in chunk.iter_mut().enumerate() {
+            if word >> bit & 1 == 0 {
+                *logit = f32::NEG_INFINITY;
+            } else {
+                left |= *logit > f32::NEG_INFINITY;
+            }
+        }
     }
+    left
 }
 
 /// Bias, then penalties; the result stays finite.
@@ -157,6 +190,27 @@ fn adjust(logits: &mut [f32], input: &DrawInput<'_>, counts: &mut Vec<u32>) {
     }
     for logit in logits.iter_mut() {
         *logit = logit.clamp(f32::MIN, f32::MAX);
+    }
+}
+
+/// Takes every chance from tokens that are banned or not allowed.
+fn forbid(logits: &mut [f32], input: &DrawInput<'_>) {
+    if let Some(allowed) = &input.sampling.allowed {
+        let mut next = 0;
+        for token in allowed.iter() {
+            if let Some(between) = logits.get_mut(next..token.index()) {
+                between.fill(f32::NEG_INFINITY);
+            }
+            next = token.index() + 1;
+        }
+        if let Some(rest) = logits.get_mut(next..) {
+            rest.fill(f32::NEG_INFINITY);
+        }
+    }
+    for token in input.banned {
+        if let Some(logit) = logits.get_mut(token.index()) {
+            *logit = f32::NEG_INFINITY;
+        }
     }
 }
 

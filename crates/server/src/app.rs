@@ -6,19 +6,23 @@
 use std::any::Any;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::admin::{health, kv, models, tokenize};
+use crate::admin::{health, info, kv, models, tokenize};
 use crate::auth::require_key;
 use crate::chat::chat;
 use crate::completions::complete;
 use crate::error::{ApiError, quote};
+use crate::messages;
+use crate::orca::tell_load;
+use crate::responses;
 use crate::state::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,9 +32,15 @@ const LONGEST_REQUEST_ID: usize = 128;
 
 /// All endpoints.
 pub fn router(app: App) -> Router {
-    Router::new()
+    let generating = Router::new()
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(complete))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/messages", post(messages::create))
+        .route_layer(from_fn_with_state(app.clone(), tell_load));
+    let router = Router::new()
+        .merge(generating)
+        .route("/v1/messages/count_tokens", post(messages::count))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::one))
         .route("/tokenize", post(tokenize::tokenize))
@@ -40,13 +50,36 @@ pub fn router(app: App) -> Router {
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/version", get(health::version))
+        .route("/load", get(info::load))
+        .route("/server_info", get(info::server_info))
+        .route("/get_model_info", get(info::model_info))
         .route("/debug/kv", get(kv::kv))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), require_key))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(app.clone(), identify))
-        .with_state(app)
+        .layer(from_fn_with_state(app.clone(), identify));
+    match cross_origin(&app.served.origins) {
+        Some(layer) => router.layer(layer),
+        None => router,
+    }
+    .with_state(app)
+}
+
+/// Lets web pages of these origins use the server. Outside of the guard: browsers ask beforehand, without a key.
+fn cross_origin(origins: &[String]) -> Option<CorsLayer> {
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        let listed: Vec<HeaderValue> =
+            origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+        if listed.is_empty() {
+            return None;
+        }
+        AllowOrigin::list(listed)
+    };
+    let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
+    Some(layer.allow_headers(AllowHeaders::mirror_request()).expose_headers([REQUEST_ID]))
 }
 
 async fn not_found(request: Request) -> ApiError {
@@ -89,7 +122,11 @@ async fn identify(State(app): State<App>, mut request: Request, next: Next) -> R
     };
     let id = theirs.filter(decent).map_or_else(|| app.served.unique(), ToOwned::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
     let mut response = next.run(request).await;
+    let route = route.as_ref().map(MatchedPath::as_str);
+    app.metrics.answered(route, &method, response.status());
     tracing::debug!(request_id = id, status = response.status().as_u16(), "answered");
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

@@ -11,11 +11,16 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use folio_engine::Owner;
+
 use crate::error::ApiError;
 use crate::state::App;
 
 /// Paths that load balancers ask and that tell nothing.
 const OPEN: [&str; 3] = ["/health", "/ready", "/ping"];
+
+/// The header in which clients of Anthropic's API send their key.
+const API_KEY: &str = "x-api-key";
 
 /// Longer credentials are wrong without being looked at.
 const LONGEST: usize = 4096;
@@ -25,6 +30,16 @@ const LONGEST: usize = 4096;
 pub(crate) struct Caller(Option<usize>);
 
 impl Caller {
+    /// The caller's number among those that are served alike; 0 for nobody in particular.
+    pub(crate) fn owner(self) -> Owner {
+        self.0.map_or(0, |place| u32::try_from(place).unwrap_or(u32::MAX - 1) + 1)
+    }
+
+    /// The place of its key.
+    pub(crate) fn key(self) -> Option<usize> {
+        self.0
+    }
+
     /// Whether it is somebody in particular.
     pub(crate) fn is_known(self) -> bool {
         self.0.is_some()
@@ -50,12 +65,17 @@ impl Keys {
         Self(keys)
     }
 
-    /// Who may pass to `path` with this `Authorization` header.
-    fn admit(&self, path: &str, authorization: Option<&[u8]>) -> Option<Caller> {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Who may pass to `path` with this credential.
+    fn admit(&self, path: &str, given: Option<&[u8]>) -> Option<Caller> {
         if self.0.is_empty() || OPEN.contains(&path) {
             return Some(Caller::default());
         }
-        let given = authorization.and_then(bearer)?;
+        let given = given?;
         // Every key is compared in full, so that the time taken tells nothing about any of them.
         let keys = self.0.iter().enumerate();
         let found = keys.fold(
@@ -72,9 +92,13 @@ impl Keys {
 fn bearer(header: &[u8]) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"Bearer ";
     let (scheme, credential) = header.split_at_checked(SCHEME.len())?;
-    let credential = credential.trim_ascii();
-    (scheme.eq_ignore_ascii_case(SCHEME) && !credential.is_empty() && credential.len() <= LONGEST)
-        .then_some(credential)
+    if scheme.eq_ignore_ascii_case(SCHEME) { self::credential(credential) } else { None }
+}
+
+/// A credential that may be looked at.
+fn credential(text: &[u8]) -> Option<&[u8]> {
+    let text = text.trim_ascii();
+    (!text.is_empty() && text.len() <= LONGEST).then_some(text)
 }
 
 /// Compares without an early exit. Only the length of `given`, which the caller knows, decides how long it takes.
@@ -94,7 +118,11 @@ pub(crate) async fn require_key(
     next: Next,
 ) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    if let Some(caller) = app.keys.admit(request.uri().path(), authorization) {
+    let given = match authorization {
+        Some(header) => bearer(header),
+        None => request.headers().get(API_KEY).and_then(|value| credential(value.as_bytes())),
+    };
+    if let Some(caller) = app.keys.admit(request.uri().path(), given) {
         request.extensions_mut().insert(caller);
         return next.run(request).await;
     }
@@ -129,7 +157,11 @@ mod tests {
             (Some(b"bearer  beta-beta "), true),
         ];
         for (header, admitted) in cases {
-            assert_eq!(keys.admit("/v1/models", header).is_some(), admitted, "{header:?}");
+            assert_eq!(
+                keys.admit("/v1/models", header.and_then(bearer)).is_some(),
+                admitted,
+                "{header:?}"
+            );
         }
     }
 
@@ -157,14 +189,14 @@ mod tests {
     #[test]
     fn an_empty_key_admits_nobody() {
         let keys = Keys::new(vec![String::new()]);
-        assert_eq!(keys.admit("/v1/models", Some(b"Bearer ")), None);
-        assert_eq!(keys.admit("/v1/models", Some(b"Bearer x")), None);
+        assert_eq!(keys.admit("/v1/models", bearer(b"Bearer ")), None);
+        assert_eq!(keys.admit("/v1/models", bearer(b"Bearer x")), None);
     }
 
     #[test]
     fn each_key_is_somebody_else() {
         let keys = Keys::new(vec!["alpha".to_owned(), "beta".to_owned()]);
-        let who = |header: &[u8]| keys.admit("/v1/models", Some(header));
+        let who = |header: &[u8]| keys.admit("/v1/models", bearer(header));
         assert_ne!(who(b"Bearer alpha"), who(b"Bearer beta"));
         assert_eq!(who(b"Bearer alpha"), who(b"bearer  alpha "));
         assert!(who(b"Bearer alpha").is_some() && who(b"Bearer beta").is_some());

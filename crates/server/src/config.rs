@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use folio_core::ids::Token;
 use folio_core::params::GenerationDefaults;
-use folio_text::{ChatTemplate, Tokenizer};
+use folio_text::{ChatTemplate, Tokenizer, ToolFormat};
 
 /// Everything [`crate::App::new`] needs besides the engine and the texts.
 #[derive(Clone, Debug)]
@@ -17,6 +17,10 @@ pub struct ServerConfig {
     pub served_names: Vec<String>,
     /// Accepted bearer keys. Empty: everybody may do everything.
     pub api_keys: Vec<String>,
+    /// Web pages of these origins may use the server from a browser, `*`: all. Empty: none may.
+    pub allowed_origins: Vec<String>,
+    /// Whether requests may say how urgent they are.
+    pub priorities: bool,
     /// Seed of requests that bring none. `None` draws a fresh one for each.
     pub seed: Option<u64>,
     /// Bounds on requests and connections.
@@ -30,6 +34,8 @@ impl Default for ServerConfig {
         Self {
             served_names: vec!["folio".to_owned()],
             api_keys: Vec::new(),
+            allowed_origins: Vec::new(),
+            priorities: false,
             seed: None,
             limits: Limits::default(),
             model: ModelFacts::default(),
@@ -56,6 +62,14 @@ pub struct Limits {
     pub write_time: Duration,
     /// Open connections; further ones wait in the listener's queue.
     pub connections: usize,
+    /// Time from reading a request to its end; longer ones are ended with a 408.
+    pub request_time: Duration,
+    /// Time in which a request, once it is in the engine, must hear something; else it is ended with a 408.
+    pub idle_time: Duration,
+    /// Time that running requests have to finish once the server is told to stop; then they are cut off.
+    pub shutdown_time: Duration,
+    /// Most requests of one key at one time, 0: as many as there is room for; more get a 429.
+    pub requests_per_key: u32,
     /// Silence on a stream after which a comment is sent, so that proxies keep it open.
     pub keep_alive: Duration,
     /// Templates and tokenisations that run at one time; more wait.
@@ -91,6 +105,10 @@ impl Default for Limits {
             headers: 128,
             write_time: Duration::from_secs(60),
             connections: 4096,
+            request_time: Duration::from_secs(3600),
+            idle_time: Duration::from_secs(600),
+            shutdown_time: Duration::from_secs(30),
+            requests_per_key: 0,
             keep_alive: Duration::from_secs(15),
             text_threads: 2,
             text_time: Duration::from_secs(30),
@@ -129,4 +147,8 @@ pub struct ModelTexts {
     pub template: Option<ChatTemplate>,
     /// Used where a request says nothing.
     pub defaults: GenerationDefaults,
+    /// How the model writes tool calls, if that is known.
+    pub tools: Option<ToolFormat>,
+    /// Whether it thinks between `<think>` and `</think>`, and clients are to be shown that apart.
+    pub reasoning: bool,
 }

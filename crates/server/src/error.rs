@@ -15,12 +15,20 @@ const LONGEST_QUOTE: usize = 80;
 const LONGEST_MESSAGE: usize = 600;
 
 /// A refusal or failure on its way to the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     status: StatusCode,
     message: String,
     param: Option<String>,
     retry_after_seconds: Option<u32>,
+    queue: Option<QueuePlace>,
+}
+
+/// Where a request would stand, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct QueuePlace {
+    queue_position: u32,
+    estimated_wait_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -35,6 +43,8 @@ struct Detail<'a> {
     kind: &'static str,
     param: Option<&'a str>,
     code: u16,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    queue: Option<QueuePlace>,
 }
 
 impl ApiError {
@@ -46,7 +56,7 @@ impl ApiError {
             message.truncate(cut);
             message.push('…');
         }
-        Self { status, message, param: None, retry_after_seconds: None }
+        Self { status, message, param: None, retry_after_seconds: None, queue: None }
     }
 
     /// 400 that names the field at fault.
@@ -72,6 +82,14 @@ impl ApiError {
         }
     }
 
+    /// Tells where the request would stand and how long it would wait there.
+    #[must_use]
+    pub(crate) fn with_queue(mut self, position: u32, wait_seconds: f64) -> Self {
+        self.queue =
+            Some(QueuePlace { queue_position: position, estimated_wait_seconds: wait_seconds });
+        self
+    }
+
     /// 503: this server is going away or cannot serve now.
     #[must_use]
     pub fn unavailable(message: impl Into<String>) -> Self {
@@ -91,10 +109,28 @@ impl ApiError {
         self
     }
 
+    /// Calls a field at fault what this endpoint calls it.
+    #[must_use]
+    pub(crate) fn renamed(mut self, from: &str, to: &str) -> Self {
+        if self.param.as_deref() == Some(from)
+            && let Some(rest) = self.message.strip_prefix(from)
+        {
+            self.message = format!("{to}{rest}");
+            self.param = Some(to.to_owned());
+        }
+        self
+    }
+
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// What is wrong and what to do, in words.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// The error as a JSON object, for bodies and for the middle of a stream.
@@ -106,6 +142,7 @@ impl ApiError {
                 kind: kind(self.status),
                 param: self.param.as_deref(),
                 code: self.status.as_u16(),
+                queue: self.queue,
             },
         };
         serde_json::to_string(&envelope).unwrap_or_default()

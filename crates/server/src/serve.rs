@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::app::router;
 use crate::config::Limits;
@@ -41,7 +42,8 @@ pub enum Ending {
 }
 
 /// Serves until told to stop. Each message on `shutdown` is one signal. The first: `/ready` says no, new generation
-/// requests get a 503, running ones finish, then this returns. The second: everything ends at once. When the sender is
+/// requests get a 503, running ones finish, then this returns. The second, or the end of the time they have: everything
+/// ends at once. When the sender is
 /// dropped without a signal, none will come.
 ///
 /// A connection that fails concerns nobody else, so serving itself cannot.
@@ -51,6 +53,8 @@ pub async fn serve(listener: TcpListener, app: App, mut shutdown: mpsc::Receiver
     let places = Arc::new(Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS)));
     let finish = watch::Sender::new(false);
     let mut connections = JoinSet::new();
+    // Runs from the first signal on.
+    let mut patience = pin!(tokio::time::sleep(limits.shutdown_time));
     loop {
         tokio::select! {
             Some(()) = shutdown.recv() => {
@@ -59,6 +63,12 @@ pub async fn serve(listener: TcpListener, app: App, mut shutdown: mpsc::Receiver
                 }
                 tracing::info!("finishing the requests that run; another signal ends them");
                 app.drain();
+                patience.as_mut().reset(Instant::now() + limits.shutdown_time);
+            }
+            () = &mut patience, if app.is_draining() => {
+                let seconds = limits.shutdown_time.as_secs_f64();
+                tracing::warn!(seconds, "the time to finish is over; what still runs is cut off");
+                return abort(&app, &finish, connections).await;
             }
             () = app.idle(), if app.is_draining() => break,
             Some(_) = connections.join_next() => {}

@@ -35,6 +35,14 @@ pub(crate) fn event(out: &mut String, data: &str) {
     out.push_str("\n\n");
 }
 
+/// Appends one event that has a name.
+pub(crate) fn named_event(out: &mut String, name: &str, data: &str) {
+    out.push_str("event: ");
+    out.push_str(name);
+    out.push('\n');
+    event(out, data);
+}
+
 /// The response that sends `events`.
 pub(crate) fn respond<E: Events>(events: E, keep_alive: Duration) -> Response {
     let body = Body::new(EventBody { state: State::Ready(events), keep_alive });

@@ -2,17 +2,20 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use folio_core::ids::Salt;
 use folio_core::params::ParamLimits;
-use folio_engine::Handle;
+use folio_engine::{Handle, Owner};
+use folio_text::Grammars;
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Caller, Keys};
 use crate::config::{Limits, ModelFacts, ModelTexts, ServerConfig};
 use crate::error::{ApiError, quote};
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::request::body::BodyBudget;
 
 /// A server's state. Clones are the same server.
@@ -24,6 +27,7 @@ pub struct App {
     pub(crate) keys: Arc<Keys>,
     pub(crate) bodies: BodyBudget,
     pub(crate) text_threads: Arc<Semaphore>,
+    pub(crate) pace: Arc<Pace>,
     life: Arc<Life>,
 }
 
@@ -32,6 +36,8 @@ pub struct App {
 struct Life {
     draining: AtomicBool,
     running: watch::Sender<usize>,
+    /// Those of each key.
+    by_key: Vec<AtomicU32>,
 }
 
 impl App {
@@ -42,13 +48,15 @@ impl App {
         let served = Served::new(config, texts, &engine);
         Self {
             metrics: Arc::new(Metrics::new(served.name(), served.max_model_len)),
-            keys: Arc::new(keys),
+            pace: Arc::new(Pace::default()),
             bodies: BodyBudget::new(&served.limits),
             text_threads: Arc::new(Semaphore::new(served.limits.text_threads.max(1))),
             life: Arc::new(Life {
                 draining: AtomicBool::new(false),
                 running: watch::Sender::new(0),
+                by_key: (0..keys.count()).map(|_| AtomicU32::new(0)).collect(),
             }),
+            keys: Arc::new(keys),
             served: Arc::new(served),
             engine,
         }
@@ -66,6 +74,11 @@ impl App {
         self.engine.drain();
     }
 
+    /// Generation requests that are running.
+    pub(crate) fn running(&self) -> usize {
+        *self.life.running.borrow()
+    }
+
     /// Waits until no generation request is running.
     pub(crate) async fn idle(&self) {
         let mut running = self.life.running.subscribe();
@@ -76,30 +89,73 @@ impl App {
     /// Registers a generation request.
     ///
     /// # Errors
-    /// 503 when the server has been told to stop.
-    pub(crate) fn enter(&self) -> Result<Ticket, ApiError> {
-        let ticket = Ticket::new(Arc::clone(&self.life));
+    /// 503 when the server has been told to stop, 429 when the caller has as many requests as it may.
+    pub(crate) fn enter(&self, caller: Caller) -> Result<Ticket, ApiError> {
+        let (ticket, of_caller) = Ticket::new(Arc::clone(&self.life), caller);
         if self.is_draining() {
             return Err(ApiError::unavailable("the server is shutting down"));
         }
+        let most = self.served.limits.requests_per_key;
+        if most > 0 && of_caller > most {
+            let message = format!(
+                "this key has {most} requests in the server already, as many as it may; wait for one of them"
+            );
+            return Err(ApiError::busy(message, seconds(self.pace.wait(1))));
+        }
         Ok(ticket)
     }
+
+    /// What a client is told that finds no room: when to come back, where it would stand and how long that takes.
+    pub(crate) fn crowded(&self, message: String) -> ApiError {
+        let snapshot = self.engine.snapshot();
+        let ahead = snapshot.requests.saturating_sub(snapshot.stats.running.groups);
+        let position = ahead.saturating_add(1);
+        ApiError::busy(message, seconds(self.pace.wait(1)))
+            .with_queue(position, self.pace.wait(position).as_secs_f64())
+    }
+}
+
+impl Life {
+    fn of(&self, caller: Caller) -> Option<&AtomicU32> {
+        self.by_key.get(caller.key()?)
+    }
+}
+
+/// Whole seconds, at least one: what `Retry-After` can say.
+fn seconds(wait: Duration) -> u32 {
+    let rounded = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+    u32::try_from(rounded).unwrap_or(u32::MAX).max(1)
 }
 
 /// A generation request that is running; held until its answer has been handed over.
 #[derive(Debug)]
-pub(crate) struct Ticket(Arc<Life>);
+pub(crate) struct Ticket {
+    life: Arc<Life>,
+    caller: Caller,
+}
 
 impl Ticket {
-    fn new(life: Arc<Life>) -> Self {
+    /// The ticket, and how many its caller has now.
+    fn new(life: Arc<Life>, caller: Caller) -> (Self, u32) {
         life.running.send_modify(|running| *running += 1);
-        Self(life)
+        let before = life.of(caller).map_or(0, |count| count.fetch_add(1, Ordering::AcqRel));
+        (Self { life, caller }, before.saturating_add(1))
+    }
+}
+
+impl Ticket {
+    /// Whose request it is.
+    pub(crate) fn owner(&self) -> Owner {
+        self.caller.owner()
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.running.send_modify(|running| *running -= 1);
+        if let Some(count) = self.life.of(self.caller) {
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.life.running.send_modify(|running| *running -= 1);
     }
 }
 
@@ -108,17 +164,30 @@ impl Drop for Ticket {
 pub(crate) struct Served {
     names: Vec<String>,
     seed: Option<u64>,
+    /// Whose web pages may use the server.
+    pub(crate) origins: Vec<String>,
+    /// Whether requests may say how urgent they are.
+    pub(crate) priorities: bool,
     pub(crate) limits: Limits,
     pub(crate) model: ModelFacts,
     pub(crate) texts: ModelTexts,
     pub(crate) param_limits: ParamLimits,
     pub(crate) max_model_len: u32,
+    pub(crate) grammars: Grammars,
     random: Random,
 }
 
 impl Served {
     fn new(config: ServerConfig, texts: ModelTexts, engine: &Handle) -> Self {
-        let ServerConfig { served_names: mut names, api_keys: _, seed, limits, model } = config;
+        let ServerConfig {
+            served_names: mut names,
+            api_keys: _,
+            allowed_origins: origins,
+            priorities,
+            seed,
+            limits,
+            model,
+        } = config;
         if names.is_empty() {
             names.push("folio".to_owned());
         }
@@ -132,7 +201,21 @@ impl Served {
         };
         let max_model_len = engine.limits().max_model_len;
         let random = Random::default();
-        Self { names, seed, limits, model, texts, param_limits, max_model_len, random }
+        let ends = model.eos.iter().map(|token| token.0).collect();
+        let grammars = Grammars::new(texts.tokenizer.clone(), ends);
+        Self {
+            names,
+            seed,
+            origins,
+            priorities,
+            limits,
+            model,
+            texts,
+            param_limits,
+            max_model_len,
+            grammars,
+            random,
+        }
     }
 
     /// The name answers carry when the caller gave none.

@@ -74,6 +74,48 @@ fn decoding_cases() -> Vec<Case> {
     ]
 }
 
+/// What may be drawn, and how it is told.
+fn extra_cases() -> Vec<Case> {
+    let beams = |more: Value| with(&json!({"use_beam_search": true}), &more);
+    vec![
+        (json!({"min_tokens": -1}), "min_tokens", "from 0"),
+        (json!({"min_tokens": 9, "max_tokens": 8}), "min_tokens", "at most max_tokens"),
+        (
+            json!({"min_tokens": 1, "n": 1, "best_of": 2, "stop": "x"}),
+            "min_tokens",
+            "cannot be combined with `stop`",
+        ),
+        (json!({"allowed_token_ids": []}), "allowed_token_ids", "empty"),
+        (json!({"allowed_token_ids": [VOCAB]}), "allowed_token_ids", "does not exist"),
+        (json!({"allowed_token_ids": [-1]}), "allowed_token_ids[0]", "a token id"),
+        (json!({"allowed_token_ids": [258], "min_tokens": 1}), "allowed_token_ids", "no token"),
+        (json!({"bad_words": [""]}), "bad_words[0]", "from 1 to 256 bytes"),
+        (json!({"bad_words": ["  "]}), "bad_words[0]", "not all spaces"),
+        (json!({"bad_words": ["x".repeat(257)]}), "bad_words[0]", "from 1 to 256 bytes"),
+        (json!({"bad_words": vec!["x"; 129]}), "bad_words", "at most 128"),
+        (json!({"bad_words": vec!["x".repeat(200); 6]}), "bad_words", "1024 tokens"),
+        (json!({"bad_words": "x"}), "bad_words", "a list"),
+        (beams(json!({"bad_words": ["x"]})), "bad_words", "use_beam_search"),
+        (beams(json!({"min_tokens": 2})), "min_tokens", "use_beam_search"),
+        (beams(json!({"allowed_token_ids": [1]})), "allowed_token_ids", "use_beam_search"),
+        (json!({"truncate_prompt_tokens": 0}), "truncate_prompt_tokens", "must be -1 or from 1"),
+        (json!({"truncate_prompt_tokens": -2}), "truncate_prompt_tokens", "must be -1 or from 1"),
+        (json!({"prompt_logprobs": 21}), "prompt_logprobs", "from 0 to 20"),
+        (json!({"prompt_logprobs": -1}), "prompt_logprobs", "from 0 to 20"),
+        (
+            json!({"spaces_between_special_tokens": false, "skip_special_tokens": false}),
+            "spaces_between_special_tokens",
+            "as the tokenizer says",
+        ),
+        (json!({"return_token_ids": 1}), "return_token_ids", "a boolean"),
+        (
+            json!({"stream": true, "stream_options": {"continuous_usage_stats": 1}}),
+            "stream_options.continuous_usage_stats",
+            "a boolean",
+        ),
+    ]
+}
+
 /// Where texts end and how they travel; names that are no fields.
 fn delivery_cases() -> Vec<Case> {
     vec![
@@ -108,21 +150,8 @@ fn delivery_cases() -> Vec<Case> {
 /// Known elsewhere, not served here.
 fn unserved_cases() -> Vec<Case> {
     vec![
-        (json!({"response_format": {"type": "json_object"}}), "response_format.type", "plain text"),
-        (
-            json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
-            "response_format",
-            "plain text",
-        ),
-        (json!({"guided_regex": "(a+)+b"}), "guided_regex", "grammar"),
-        (json!({"guided_json": {}}), "guided_json", "grammar"),
-        (json!({"structured_outputs": {"choice": []}}), "structured_outputs", "grammar"),
-        (json!({"min_tokens": 1}), "min_tokens", "least length"),
-        (json!({"bad_words": ["x"]}), "bad_words", "logit_bias"),
-        (json!({"allowed_token_ids": []}), "allowed_token_ids", "logit_bias"),
-        (json!({"include_stop_str_in_output": true}), "include_stop_str_in_output", "cut off"),
-        (json!({"truncate_prompt_tokens": 5}), "truncate_prompt_tokens", "shorten"),
-        (json!({"prompt_logprobs": 1}), "prompt_logprobs", "echo"),
+        (json!({"guided_regex": "(a+)+b"}), "guided_regex", "`structured_outputs.regex`"),
+        (json!({"guided_json": {}}), "guided_json", "`structured_outputs.json`"),
         (json!({"priority": -1}), "priority", "order of arrival"),
         (json!({"logits_processors": ["os.system"]}), "logits_processors", "never run"),
         (json!({"store": true}), "store", "not stored"),
@@ -237,10 +266,10 @@ fn chat_cases() -> Vec<Case> {
         (json!({"logprobs": 1}), "logprobs", "a boolean"),
         (
             json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
-            "tools",
-            "tool calling",
+            "tool_choice",
+            "--tool-call-parser",
         ),
-        (json!({"tool_choice": "required"}), "tool_choice", "tool calling"),
+        (json!({"tool_choice": "required"}), "tool_choice", "needs `tools`"),
         (json!({"modalities": ["text", "audio"]}), "modalities", "only text"),
         (json!({"chat_template": "{{ 'a' * 10 ** 9 }}"}), "chat_template", "own chat template"),
         (
@@ -248,7 +277,6 @@ fn chat_cases() -> Vec<Case> {
             "chat_template_kwargs",
             "own chat template",
         ),
-        (json!({"echo": true}), "echo", "not repeated"),
         (json!({"prompt": "x"}), "prompt", "unknown"),
     ]
 }
@@ -294,7 +322,8 @@ async fn refusals_name_the_field_and_a_running_stream_does_not_notice() {
     let chat = json!({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]});
     let mut requests: Vec<(&str, Value, &str, &str)> = Vec::new();
     for (more, param, words) in
-        [sampling_cases(), decoding_cases(), delivery_cases(), unserved_cases()].concat()
+        [sampling_cases(), decoding_cases(), delivery_cases(), extra_cases(), unserved_cases()]
+            .concat()
     {
         requests.push((COMPLETE, with(&completion, &more), param, words));
         requests.push((CHAT, with(&chat, &more), param, words));
@@ -339,7 +368,7 @@ async fn what_is_not_json_is_said_to_be_not_json() {
         (COMPLETE, "null", "", "must be an object"),
         (COMPLETE, "\"prompt\"", "", "must be an object"),
         (COMPLETE, &deep, "prompt", ""),
-        (CHAT, &tools, "tools", "tool calling"),
+        (CHAT, &tools, "", ""),
     ];
     for (path, body, param, words) in cases {
         let mut what = body.to_owned();

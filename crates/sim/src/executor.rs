@@ -25,7 +25,7 @@ pub struct Sight<'a> {
     pub draw: &'a Draw,
     /// How it is to be chosen.
     pub sampling: &'a Sampling,
-    /// The token the executor would have chosen.
+    /// The token the executor would have chosen if every token were allowed.
     pub natural: Token,
 }
 
@@ -154,14 +154,20 @@ impl CostExecutor {
             let sampling = plan.samplings.get(draw.sampling).ok_or_else(|| {
                 ExecError(format!("sampling {} of a draw does not exist", draw.sampling))
             })?;
+            let mask = part(&plan.masks, &draw.mask, "masks")?;
             let natural = self.rule.next(context, sampling, draw.choice, draw.position, history);
             let chosen = match &mut self.chooser {
                 Some(choose) => choose(&Sight { tokens: &self.tokens, draw, sampling, natural }),
                 None => Ok(natural),
             };
-            out.draws.push(chosen.map(|token| Drawn {
-                token,
-                score: sampling.logprobs.map(|top| self.score(context, token, top)),
+            let banned = part(&plan.banned, &draw.banned, "banned tokens")?;
+            let chosen = chosen.and_then(|token| {
+                let nearest = self.rule.nearest(token, sampling, banned, mask);
+                nearest.ok_or(DrawFault::NothingAllowed)
+            });
+            out.draws.push(chosen.map(|token| {
+                let score = sampling.logprobs.map(|top| self.score(context, token, top));
+                Drawn { token, score }
             }));
         }
         Ok(())

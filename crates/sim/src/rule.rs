@@ -5,6 +5,7 @@
 
 use folio_core::ids::Token;
 use folio_core::params::{Params, Sampling};
+use folio_core::plan::allows;
 
 /// The hash of a context, one mark per position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,23 @@ impl TokenRule {
             return stopping.token;
         }
         self.fold(z)
+    }
+
+    /// The first token from `token` on that may be drawn, if any may.
+    pub(crate) fn nearest(
+        &self,
+        token: Token,
+        sampling: &Sampling,
+        banned: &[Token],
+        mask: &[u32],
+    ) -> Option<Token> {
+        let may = |token: &Token| {
+            let allowed = sampling.allowed.as_ref();
+            let fits = allows(mask, *token) && !banned.contains(token);
+            fits && allowed.is_none_or(|list| list.binary_search(token).is_ok())
+        };
+        let mut round = (0..self.vocab).map(|step| self.fold(u64::from(token.0) + u64::from(step)));
+        round.find(may)
     }
 
     /// A token that follows from `z`.

@@ -129,6 +129,7 @@ impl<M: KvMemory> Commit<'_, M> {
                 Ok(drawn) if self.is_usable(group, drawn) => {}
                 Ok(_) => return Err(Failure::Step),
                 Err(DrawFault::NotFinite) => return Err(Failure::NotFinite),
+                Err(DrawFault::NothingAllowed) => return Err(Failure::NothingAllowed),
             }
         }
         Ok(())

@@ -70,6 +70,10 @@ fn push_draws(
     } else {
         (0..0, 0)
     };
+    let before = plan.banned.len();
+    let generated = seq.tokens().get(group.origin.prompt as usize..).unwrap_or_default();
+    params.bans.after(generated, &[&params.eos, &params.stop_tokens], &mut plan.banned);
+    let banned = before..plan.banned.len();
     plan.draws.extend((0..due).map(|offset| Draw {
         seq: SeqId(seq.id().0 + u64::from(offset)),
         choice: seq.choice() + offset,
@@ -77,6 +81,8 @@ fn push_draws(
         sampling,
         history: history.clone(),
         history_prompt,
+        banned: banned.clone(),
+        mask: 0..0,
     }));
     first..plan.draws.len()
 }

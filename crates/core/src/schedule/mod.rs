@@ -163,6 +163,13 @@ impl<M: KvMemory> Scheduler<M> {
         debug_assert!(self.in_flight || self.is_idle(), "the oldest group does not get on");
     }
 
+    /// Whether a request that is submitted now may be admitted in the next step, as far as those that wait already tell:
+    /// whoever keeps an order of its own submits no more than that.
+    #[must_use]
+    pub fn is_eager(&self) -> bool {
+        self.waiting.load().tokens < u64::from(self.admission.limits.max_num_batched_tokens)
+    }
+
     /// Whether there are no requests.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -173,6 +180,13 @@ impl<M: KvMemory> Scheduler<M> {
     #[must_use]
     pub fn group_of(&self, seq: SeqId) -> Option<GroupId> {
         self.running_with(seq).map(|at| self.running[at].id())
+    }
+
+    /// How many tokens a live sequence of a running group has, prompt included.
+    #[must_use]
+    pub fn length_of(&self, seq: SeqId) -> Option<u32> {
+        let group = &self.running[self.running_with(seq)?];
+        group.find(seq).map(|at| group.sequences[at].known())
     }
 
     /// What refuses requests, for use before they are submitted.

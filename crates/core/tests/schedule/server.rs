@@ -8,7 +8,7 @@ use folio_core::event::{Event, EventKind, Failure, FinishReason};
 use folio_core::exec::{Executor, Score, StepOutput};
 use folio_core::ids::{GroupId, Salt, Tick, Token};
 use folio_core::kv::{Config, Manager};
-use folio_core::params::{Decoding, Params, Sampling};
+use folio_core::params::{Bans, Decoding, Params, Sampling};
 use folio_core::plan::StepPlan;
 use folio_core::schedule::{Job, Limits, PreemptionMode, Reject, Scheduler};
 
@@ -234,6 +234,7 @@ pub(crate) fn params(n: u32, max_tokens: Option<u32>, seed: u64) -> Params {
         frequency_penalty: 0.0,
         repetition_penalty: 1.0,
         logit_bias: Vec::new(),
+        allowed: None,
         seed,
         logprobs: None,
     };
@@ -245,6 +246,8 @@ pub(crate) fn params(n: u32, max_tokens: Option<u32>, seed: u64) -> Params {
         eos,
         stop_tokens,
         prompt_logprobs: None,
+        priority: 0,
+        bans: Bans::default(),
         sampling,
     }
 }

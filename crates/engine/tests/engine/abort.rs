@@ -42,8 +42,8 @@ fn requests_dropped_while_waiting_prefilling_and_decoding_give_their_blocks_back
     assert_eq!(stats.running.sequences, 1, "{stats:?}");
     gate.allow(1);
     gate.wait_for_arrivals(3);
-    let stats = handle.snapshot().stats;
-    assert_eq!((stats.running.sequences, stats.waiting.sequences), (2, 2), "{stats:?}");
+    let snapshot = handle.snapshot();
+    assert_eq!((snapshot.stats.running.sequences, snapshot.requests), (2, 4), "{snapshot:?}");
     drop((decoding, prefilling, waiting));
     gate.open();
     assert_eq!(block_on(read(last)).finished(), wanted);

@@ -6,8 +6,10 @@
 mod abort;
 mod admit;
 mod common;
+mod constrain;
 mod failure;
 mod inspect;
 mod observe;
+mod order;
 mod serve;
 mod shutdown;

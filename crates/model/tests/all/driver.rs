@@ -241,6 +241,8 @@ fn push_row(plan: &mut StepPlan, job: &Job, live: &Live, todo: usize) {
             sampling: plan.samplings.len(),
             history: from..plan.history.len(),
             history_prompt: job.prompt.len().min(history.len()),
+            banned: 0..0,
+            mask: 0..0,
         });
         plan.samplings.push(job.sampling.clone());
     }

@@ -359,6 +359,8 @@ fn weights_that_make_nan_fail_the_draw_and_not_the_step() {
         sampling: 0,
         history: 0..0,
         history_prompt: 0,
+        banned: 0..0,
+        mask: 0..0,
     };
     let plan = StepPlan {
         rows: vec![row(0), row(1)],

@@ -114,6 +114,8 @@ pub(crate) fn single_row(tokens: &[u32], start: usize, blocks: &[BlockId]) -> St
             sampling: 0,
             history: 0..0,
             history_prompt: 0,
+            banned: 0..0,
+            mask: 0..0,
         }],
         samplings: vec![greedy()],
         ..StepPlan::default()

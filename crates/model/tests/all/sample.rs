@@ -3,6 +3,7 @@
 use folio_core::exec::DrawFault;
 use folio_core::ids::Token;
 use folio_core::params::{Requested, Sampling};
+use folio_core::plan::allows;
 use folio_model::Isa;
 use folio_model::sample::{DrawInput, SampleWork, draw, score};
 use proptest::prelude::*;
@@ -10,7 +11,8 @@ use proptest::prelude::*;
 use crate::driver::{Random, sampling};
 
 fn input(sampling: &Sampling) -> DrawInput<'_> {
-    DrawInput { sampling, choice: 0, position: 0, history: &[], history_prompt: 0 }
+    let (history, banned, mask) = (&[][..], &[][..], &[][..]);
+    DrawInput { sampling, choice: 0, position: 0, history, history_prompt: 0, banned, mask }
 }
 
 fn choose(row: &[f32], input: &DrawInput<'_>) -> u32 {
@@ -281,5 +283,66 @@ fn logits_that_are_not_finite_are_a_fault() {
         let result = draw(Isa::detect(), &row, &input(&sampling), &mut SampleWork::default());
         assert_eq!(result, Err(DrawFault::NotFinite));
         assert!(score(Isa::detect(), &row, Token(0), 2).logprob.is_nan());
+    }
+}
+
+/// A mask chooses as a row does in which what it forbids is hopeless.
+#[test]
+fn a_mask_forbids_tokens_and_changes_nothing_else() {
+    let mut random = Random(23);
+    for vocab in [5_usize, 40, 300] {
+        let row: Vec<f32> = (0..vocab).map(|_| 4.0 * random.float()).collect();
+        let words = vocab.div_ceil(32);
+        for (top_p, top_k) in [(1.0, 0), (0.9, 0), (0.999, 0), (1.0, 3), (0.6, 50)] {
+            for temperature in [0.0, 0.7, 1.5] {
+                let sampling = asked(|r| {
+                    (r.top_p, r.top_k) = (Some(top_p), Some(top_k));
+                    r.temperature = Some(temperature);
+                });
+                for position in 0..40 {
+                    let bits = |_| u32::try_from(random.below(1 << 31)).unwrap();
+                    let mut mask: Vec<u32> = (0..words).map(bits).collect();
+                    mask[0] |= 1 << 2;
+                    let allowed = |id: usize| allows(&mask, Token(u32::try_from(id).unwrap()));
+                    let hopeless: Vec<f32> =
+                        (0..vocab).map(|id| if allowed(id) { row[id] } else { -1e30 }).collect();
+                    let input = DrawInput { position, ..input(&sampling) };
+                    let token = choose(&row, &DrawInput { mask: &mask, ..input });
+                    assert!(allowed(usize::try_from(token).unwrap()));
+                    assert_eq!(token, choose(&hopeless, &input));
+                }
+            }
+        }
+    }
+    let (row, sampling) = ([0.5; 40], asked(|_| {}));
+    let nothing = DrawInput { mask: &[0], ..input(&sampling) };
+    let drawn = draw(Isa::detect(), &row, &nothing, &mut SampleWork::default());
+    assert_eq!(drawn, Err(DrawFault::NothingAllowed));
+}
+
+/// Whatever else is asked for, a token that is banned or not allowed is never chosen, however likely it is.
+#[test]
+fn banned_tokens_are_never_chosen() {
+    let row: Vec<f32> = (0..40_u8).map(|id| f32::from(id) * 3.0).collect();
+    let allowed = [0, 3, 38, 39];
+    for sampling in [
+        asked(|r| r.temperature = Some(0.0)),
+        asked(|r| r.temperature = Some(100.0)),
+        asked(|r| (r.temperature, r.top_k) = (Some(100.0), Some(39))),
+        asked(|r| (r.temperature, r.top_p) = (Some(100.0), Some(0.99))),
+        asked(|r| (r.temperature, r.min_p) = (Some(100.0), Some(0.01))),
+        asked(|r| r.logit_bias = vec![(39, 100.0)]),
+    ] {
+        let only = Sampling {
+            allowed: Some(allowed.iter().copied().map(Token).collect()),
+            ..sampling.clone()
+        };
+        for position in 0..200 {
+            let banned = [Token(39), Token(4_000_000_000)];
+            let input = DrawInput { position, banned: &banned, ..input(&sampling) };
+            assert_ne!(choose(&row, &input), 39, "{sampling:?}");
+            let input = DrawInput { sampling: &only, ..input };
+            assert!([0, 3, 38].contains(&choose(&row, &input)), "{only:?}");
+        }
     }
 }

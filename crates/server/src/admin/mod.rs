@@ -1,6 +1,7 @@
 //! Everything that is not generation: models, tokens, health, numbers.
 
 pub(crate) mod health;
+pub(crate) mod info;
 pub(crate) mod kv;
 pub(crate) mod models;
 pub(crate) mod tokenize;

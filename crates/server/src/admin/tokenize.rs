@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::json;
+use crate::chat::ending::PromptEnd;
 use crate::chat::tokens_of;
 use crate::chat::types::Message;
 use crate::chat::validate::conversation;
@@ -25,6 +26,7 @@ fields! {
         messages: List<Message>,
         add_special_tokens: bool,
         add_generation_prompt: bool,
+        continue_final_message: bool,
         return_token_strs: bool,
     }
 }
@@ -33,7 +35,6 @@ unserved! {
     /// Known to others and not acted on.
     pub(crate) struct UnservedTokenizeFields {
         user: Any, "accepted at any value";
-        continue_final_message: False, "the last message is always complete";
         chat_template: Null, "the model's own chat template is used";
         chat_template_kwargs: Empty, "the model's own chat template is used";
         tools: Empty, "tool calling is not served";
@@ -71,6 +72,7 @@ pub(crate) async fn tokenize(
         messages,
         add_special_tokens,
         add_generation_prompt,
+        continue_final_message,
         return_token_strs,
     } = fields;
     unserved.refuse()?;
@@ -86,8 +88,11 @@ pub(crate) async fn tokenize(
         (None, Some(messages)) => {
             let messages = conversation(messages)?;
             let special = add_special_tokens.unwrap_or(false);
-            let open = add_generation_prompt.unwrap_or(true);
-            on_text_thread(&app, move |served| tokens_of(served, &messages, open, special)).await?
+            let end = PromptEnd::new(add_generation_prompt, continue_final_message)?;
+            on_text_thread(&app, move |served| {
+                tokens_of(served, &messages, None, end, special, "messages")
+            })
+            .await?
         }
     };
     let tokens: Vec<u32> = tokens.into_iter().map(|Token(id)| id).collect();

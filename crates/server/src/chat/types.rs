@@ -3,8 +3,11 @@
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-use crate::request::common::{DecodingFields, SharedFields};
+use super::tools::ToolFields;
+use crate::request::common::{DecodingFields, SamplingFields, SharedFields};
 use crate::request::fields::{Given, Int, List, Strings, fields, object, push_bounded};
+use crate::request::output::{ConstraintFields, OutputFields};
+use crate::request::structured::StructuredFields;
 use crate::request::unserved::{UnservedFields, unserved};
 
 /// The whole body.
@@ -12,14 +15,24 @@ use crate::request::unserved::{UnservedFields, unserved};
 pub(crate) struct ChatBody {
     pub(crate) chat: ChatFields,
     pub(crate) shared: SharedFields,
+    pub(crate) sampling: SamplingFields,
     pub(crate) decoding: DecodingFields,
+    pub(crate) constraints: ConstraintFields,
+    pub(crate) output: OutputFields,
+    pub(crate) structured: StructuredFields,
+    pub(crate) tools: ToolFields,
     pub(crate) unserved: UnservedFields,
     pub(crate) unserved_chat: UnservedChatFields,
 }
 object!(ChatBody {
     chat: ChatFields,
     shared: SharedFields,
+    sampling: SamplingFields,
     decoding: DecodingFields,
+    constraints: ConstraintFields,
+    output: OutputFields,
+    structured: StructuredFields,
+    tools: ToolFields,
     unserved: UnservedFields,
     unserved_chat: UnservedChatFields,
 });
@@ -33,30 +46,26 @@ fields! {
         logprobs: bool,
         top_logprobs: Int,
         add_generation_prompt: bool,
+        continue_final_message: bool,
+        echo: bool,
         modalities: Strings,
     }
 }
 
-const TOOLS: &str = "tool calling is not served";
+const TOOLS: &str = "it has become `tools` and `tool_choice`";
 const ONLY_TEXT: &str = "only text is served";
 const TEMPLATE: &str = "the model's own chat template is used, with its own settings";
 
 unserved! {
     /// Known in this endpoint and not acted on.
     pub(crate) struct UnservedChatFields {
-        tools: Empty, TOOLS;
-        tool_choice: Word, TOOLS;
-        parallel_tool_calls: Any, "without tools there is nothing to run in parallel";
         functions: Empty, TOOLS;
         function_call: Word, TOOLS;
         audio: Null, ONLY_TEXT;
         prediction: Null, "predicted output is not used";
         reasoning_effort: Word, "reasoning is not steered";
-        include_reasoning: True, "reasoning is part of the text";
         verbosity: Null, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
-        echo: False, "the prompt is not repeated";
-        continue_final_message: False, "the last message is always complete";
         chat_template: Null, TEMPLATE;
         chat_template_kwargs: Empty, TEMPLATE;
         documents: Empty, TEMPLATE;
@@ -80,6 +89,7 @@ fields! {
         tool_calls: List<ToolCall>,
         tool_call_id: String,
         reasoning_content: String,
+        reasoning: String,
         refusal: Given,
         audio: Given,
         function_call: Given,

@@ -2,14 +2,17 @@
 
 use serde_json::{Map, Value};
 
+use super::ending::{PromptEnd, last_text};
+use super::tools::{ToolPlan, plan};
 use super::types::{
     CalledFunctionFields, ChatBody, ChatFields, Content, Message, MessageFields, Part, ToolCall,
     ToolCallFields,
 };
 use crate::auth::Caller;
 use crate::error::{ApiError, quote};
-use crate::request::common::{self, Common, Dialect};
+use crate::request::common::{self, Common, Dialect, Groups};
 use crate::request::fields::{Given, Int, List, Strings};
+use crate::request::structured::wanted;
 use crate::request::unserved::{Neutral, asks_nothing};
 use crate::state::Served;
 
@@ -18,9 +21,12 @@ use crate::state::Served;
 pub(crate) struct ValidChat {
     /// The messages as the template sees them.
     pub(crate) messages: Value,
-    pub(crate) add_generation_prompt: bool,
+    pub(crate) prompt_end: PromptEnd,
+    /// What answers begin with, besides what is generated.
+    pub(crate) opening: String,
     /// What the caller calls the output's limit.
     pub(crate) max_tokens_field: &'static str,
+    pub(crate) tools: ToolPlan,
     pub(crate) common: Common,
 }
 
@@ -39,7 +45,18 @@ pub(crate) fn validate(
     served: &Served,
     caller: Caller,
 ) -> Result<ValidChat, ApiError> {
-    let ChatBody { chat, shared, decoding, unserved, unserved_chat } = body;
+    let ChatBody {
+        chat,
+        shared,
+        sampling,
+        decoding,
+        constraints,
+        output,
+        structured,
+        tools,
+        unserved,
+        unserved_chat,
+    } = body;
     let ChatFields {
         messages,
         max_tokens,
@@ -47,11 +64,14 @@ pub(crate) fn validate(
         logprobs,
         top_logprobs,
         add_generation_prompt,
+        continue_final_message,
+        echo,
         modalities,
     } = chat;
     unserved_chat.refuse()?;
     only_text(modalities)?;
     let (max_tokens_field, max_tokens) = output_limit(max_tokens, max_completion_tokens)?;
+    let groups = Groups { shared, sampling, decoding, constraints, output, unserved };
     let dialect = Dialect {
         max_tokens_field,
         max_tokens,
@@ -61,10 +81,15 @@ pub(crate) fn validate(
         // A template writes the special tokens itself.
         add_special_tokens: false,
     };
-    let common = common::validate(shared, &decoding, &unserved, dialect, served, caller)?;
+    let common = common::validate(groups, dialect, served, caller)?;
+    let messages = conversation(messages.unwrap_or_default())?;
+    let opening = last_text(&messages, Some("assistant")).filter(|_| echo == Some(true));
+    let wanted = wanted(structured, &common.params)?;
     Ok(ValidChat {
-        messages: conversation(messages.unwrap_or_default())?,
-        add_generation_prompt: add_generation_prompt.unwrap_or(true),
+        tools: plan(tools, wanted, &common.params, served)?,
+        opening: opening.unwrap_or_default().to_owned(),
+        messages,
+        prompt_end: PromptEnd::new(add_generation_prompt, continue_final_message)?,
         max_tokens_field,
         common,
     })
@@ -129,6 +154,7 @@ fn spoken(message: Message, index: usize, left: &mut usize) -> Result<Value, Api
         tool_calls,
         tool_call_id,
         reasoning_content,
+        reasoning,
         refusal,
         audio,
         function_call,
@@ -155,6 +181,8 @@ fn spoken(message: Message, index: usize, left: &mut usize) -> Result<Value, Api
     out.insert("role".to_owned(), Value::String(role));
     let content = content.map(|content| text_of(content, index)).transpose()?;
     out.insert("content".to_owned(), content.map_or(Value::Null, Value::String));
+    // The newer name; templates know the older one.
+    let reasoning_content = reasoning_content.or(reasoning);
     let optional =
         [("name", name), ("tool_call_id", tool_call_id), ("reasoning_content", reasoning_content)];
     for (field, value) in optional {

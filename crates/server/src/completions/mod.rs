@@ -19,11 +19,13 @@ use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
+use crate::generate::constraint::Follow;
 use crate::generate::encode::{encode, known_tokens, on_text_thread};
 use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
 use crate::request::body::read_json;
 use crate::request::common::Delivery;
+use crate::request::output::truncate;
 use crate::sse;
 use crate::state::{App, Served};
 use echo::{Echo, Style};
@@ -37,18 +39,25 @@ pub(crate) async fn complete(
     request: Request,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let ticket = app.enter()?;
     let (parts, body) = request.into_parts();
+    let ticket = app.enter(caller(&parts))?;
     let body: CompletionBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let ValidCompletion { prompts, echo, common } = validate(body, &app.served, caller(&parts))?;
+    let ValidCompletion { prompts, echo, wanted, common } =
+        validate(body, &app.served, caller(&parts))?;
     let reading = Reading {
         vocab: app.served.param_limits.vocab,
         add_special_tokens: common.add_special_tokens,
-        skip_special_tokens: common.skip_special_tokens,
+        skip_special_tokens: common.output.skip_special_tokens,
+        truncation: common.truncation,
         echo,
     };
-    let read = on_text_thread(&app, move |served| reading.all(served, prompts)).await?;
+    let (read, constraint) = on_text_thread(&app, move |served| {
+        let read = reading.all(served, prompts)?;
+        let constraint = wanted.map(|wanted| Follow::new(served, &wanted, None));
+        Ok((read, constraint.transpose()?))
+    })
+    .await?;
     let job = |prompt| Job::new(prompt, common.params.clone(), common.salt);
     let order = |read: &PromptRead| Order {
         job: job(read.tokens.clone()),
@@ -59,7 +68,7 @@ pub(crate) async fn complete(
     let heading = Heading::new("cmpl", common.model, &app.served);
     let report = Report::new(heading.id.clone(), request_id(&parts), "completions", arrival);
     let fields = FieldNames { prompt: "prompt", max_tokens: "max_tokens" };
-    let setting = Setting { ticket, rendering: rendering.clone(), fields, report };
+    let setting = Setting { ticket, rendering: rendering.clone(), fields, report, constraint };
     let run = Run::start(&app, orders, setting)?;
     let style = Style {
         rendering,
@@ -68,8 +77,8 @@ pub(crate) async fn complete(
     };
     match common.delivery {
         Delivery::Whole => Ok(json(respond::respond(run, &heading, &style).await?)),
-        Delivery::Stream { include_usage } => {
-            let stream = CompletionStream::new(run, heading, style, include_usage);
+        Delivery::Stream(usage) => {
+            let stream = CompletionStream::new(run, heading, style, usage);
             Ok(sse::respond(stream, app.served.limits.keep_alive))
         }
     }
@@ -81,6 +90,7 @@ struct Reading {
     vocab: u32,
     add_special_tokens: bool,
     skip_special_tokens: bool,
+    truncation: Option<usize>,
     echo: bool,
 }
 
@@ -104,7 +114,7 @@ impl Reading {
 
     fn one(self, served: &Served, prompt: Prompt, field: &str) -> Result<PromptRead, ApiError> {
         let empty = || ApiError::field(field, "is empty; send at least one token");
-        let (text, tokens) = match prompt {
+        let (mut text, mut tokens) = match prompt {
             Prompt::Text(text) if text.is_empty() => return Err(empty()),
             Prompt::Text(text) => {
                 let tokens = encode(served, &text, self.add_special_tokens, field)?;
@@ -114,6 +124,9 @@ impl Reading {
         };
         if tokens.is_empty() {
             return Err(empty());
+        }
+        if truncate(&mut tokens, self.truncation) {
+            text = None;
         }
         let echo = self
             .echo

@@ -5,6 +5,8 @@ use super::respond::{Completion, CompletionChoice};
 use crate::generate::answer::{Gathered, Heading};
 use crate::generate::choice::Piece;
 use crate::generate::run::{Run, Usage};
+use crate::generate::timings::Timings;
+use crate::request::common::UsageReports;
 use crate::sse::{DONE, Events, event};
 
 /// The events of one answer.
@@ -13,37 +15,44 @@ pub(crate) struct CompletionStream {
     run: Option<Run>,
     heading: Heading,
     style: Style,
-    include_usage: bool,
+    usage: UsageReports,
     /// Which choices have had their first chunk, and with it their prompt.
     begun: Vec<bool>,
 }
 
 impl CompletionStream {
-    pub(crate) fn new(run: Run, heading: Heading, style: Style, include_usage: bool) -> Self {
+    pub(crate) fn new(run: Run, heading: Heading, style: Style, usage: UsageReports) -> Self {
         let begun = vec![false; run.choices()];
-        Self { run: Some(run), heading, style, include_usage, begun }
+        Self { run: Some(run), heading, style, usage, begun }
     }
 
-    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> String {
+    fn chunk(
+        &self,
+        choices: Vec<CompletionChoice>,
+        usage: Option<Usage>,
+        timings: Option<Timings>,
+    ) -> String {
         let chunk = Completion {
             id: &self.heading.id,
             object: "text_completion",
             created: self.heading.created,
             model: &self.heading.model,
             choices,
-            usage: self.include_usage.then_some(usage),
+            usage: self.usage.shown(usage),
+            timings,
         };
         serde_json::to_string(&chunk).unwrap_or_default()
     }
 
     fn choice(&mut self, piece: Piece) -> CompletionChoice {
-        let Piece { index, text, records, finish, score } = piece;
-        let mut said = Gathered { text, records, finish, score };
+        let Piece { index, text, records, tokens, finish, score } = piece;
+        let mut said = Gathered { text, records, tokens, finish, score };
         let first = self.begun.get_mut(index).is_some_and(|begun| !std::mem::replace(begun, true));
-        if first && let Some(run) = &self.run {
-            said = self.style.with_prompt(index, said, run);
-        }
-        CompletionChoice::new(index, said, &self.style)
+        let Some(run) = self.run.as_ref().filter(|_| first) else {
+            return CompletionChoice::new(index, said, &self.style);
+        };
+        said = self.style.with_prompt(index, said, run);
+        CompletionChoice::new(index, said, &self.style).with_prompt(&self.style, run)
     }
 }
 
@@ -55,9 +64,10 @@ impl Events for CompletionStream {
         let mut out = String::new();
         match step {
             Some(Ok(pieces)) => {
+                let so_far = (self.usage == UsageReports::Always).then_some(usage);
                 for piece in pieces {
                     let choice = self.choice(piece);
-                    event(&mut out, &self.chunk(vec![choice], None));
+                    event(&mut out, &self.chunk(vec![choice], so_far, None));
                 }
             }
             // Without `[DONE]`, so that nobody takes it for a whole answer.
@@ -66,9 +76,10 @@ impl Events for CompletionStream {
                 event(&mut out, &error.to_json());
             }
             None => {
+                let timings = Timings::of(run);
                 self.run = None;
-                if self.include_usage {
-                    event(&mut out, &self.chunk(Vec::new(), Some(usage)));
+                if self.usage != UsageReports::Never {
+                    event(&mut out, &self.chunk(Vec::new(), Some(usage), timings));
                 }
                 out.push_str(DONE);
             }

@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
-use crate::request::common::{DecodingFields, SharedFields};
+use crate::request::common::{DecodingFields, SamplingFields, SharedFields};
 use crate::request::fields::{Int, fields, object, push_bounded};
+use crate::request::output::{ConstraintFields, OutputFields};
+use crate::request::structured::StructuredFields;
 use crate::request::unserved::{UnservedFields, unserved};
 
 /// The whole body.
@@ -13,14 +15,22 @@ use crate::request::unserved::{UnservedFields, unserved};
 pub(crate) struct CompletionBody {
     pub(crate) completion: CompletionFields,
     pub(crate) shared: SharedFields,
+    pub(crate) sampling: SamplingFields,
     pub(crate) decoding: DecodingFields,
+    pub(crate) constraints: ConstraintFields,
+    pub(crate) output: OutputFields,
+    pub(crate) structured: StructuredFields,
     pub(crate) unserved: UnservedFields,
     pub(crate) unserved_completion: UnservedCompletionFields,
 }
 object!(CompletionBody {
     completion: CompletionFields,
     shared: SharedFields,
+    sampling: SamplingFields,
     decoding: DecodingFields,
+    constraints: ConstraintFields,
+    output: OutputFields,
+    structured: StructuredFields,
     unserved: UnservedFields,
     unserved_completion: UnservedCompletionFields,
 });

@@ -3,7 +3,8 @@
 use super::types::{CompletionBody, CompletionFields, Prompt, Prompts};
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::request::common::{self, Common, Dialect};
+use crate::request::common::{self, Common, Dialect, Groups};
+use crate::request::structured::{Wanted, wanted};
 use crate::state::Served;
 
 /// OpenAI's default for this endpoint.
@@ -16,6 +17,8 @@ pub(crate) struct ValidCompletion {
     pub(crate) prompts: Vec<Prompt>,
     /// Whether answers begin with their prompt.
     pub(crate) echo: bool,
+    /// The grammar of all answers.
+    pub(crate) wanted: Option<Wanted>,
     pub(crate) common: Common,
 }
 
@@ -28,7 +31,17 @@ pub(crate) fn validate(
     served: &Served,
     caller: Caller,
 ) -> Result<ValidCompletion, ApiError> {
-    let CompletionBody { completion, shared, decoding, unserved, unserved_completion } = body;
+    let CompletionBody {
+        completion,
+        shared,
+        sampling,
+        decoding,
+        constraints,
+        output,
+        structured,
+        unserved,
+        unserved_completion,
+    } = body;
     let CompletionFields { prompt, max_tokens, logprobs, echo, suffix } = completion;
     unserved_completion.refuse()?;
     if suffix.is_some_and(|suffix| !suffix.is_empty()) {
@@ -36,6 +49,7 @@ pub(crate) fn validate(
     }
     let echo = echo.unwrap_or(false);
     let logprobs = logprobs.map(|k| k.0);
+    let groups = Groups { shared, sampling, decoding, constraints, output, unserved };
     let dialect = Dialect {
         max_tokens_field: "max_tokens",
         max_tokens: Some(max_tokens.map_or(MAX_TOKENS, |limit| limit.0)),
@@ -44,14 +58,15 @@ pub(crate) fn validate(
         prompt_logprobs: logprobs.filter(|_| echo),
         add_special_tokens: true,
     };
-    let common = common::validate(shared, &decoding, &unserved, dialect, served, caller)?;
+    let common = common::validate(groups, dialect, served, caller)?;
     let prompts = match prompt {
         None => return Err(ApiError::field("prompt", "is missing")),
         Some(Prompts::One(prompt)) => vec![prompt],
         Some(Prompts::Many(prompts)) => prompts,
     };
     bounded(&prompts, common.params.n, served)?;
-    Ok(ValidCompletion { prompts, echo, common })
+    let wanted = wanted(structured, &common.params)?;
+    Ok(ValidCompletion { prompts, echo, wanted, common })
 }
 
 fn bounded(prompts: &[Prompt], n: u32, served: &Served) -> Result<(), ApiError> {

@@ -52,6 +52,7 @@ impl StopReason {
 pub(crate) struct Gathered {
     pub(crate) text: String,
     pub(crate) records: Vec<TokenRecord>,
+    pub(crate) tokens: Vec<u32>,
     pub(crate) finish: Option<Finish>,
     pub(crate) score: Option<f64>,
 }
@@ -63,10 +64,11 @@ pub(crate) struct Gathered {
 pub(crate) async fn gather(run: &mut Run) -> Result<Vec<Gathered>, ApiError> {
     let mut choices: Vec<Gathered> = (0..run.choices()).map(|_| Gathered::default()).collect();
     while let Some(pieces) = run.next().await {
-        for Piece { index, text, records, finish, score } in pieces? {
+        for Piece { index, text, records, tokens, finish, score } in pieces? {
             let Some(choice) = choices.get_mut(index) else { continue };
             choice.text.push_str(&text);
             choice.records.extend(records);
+            choice.tokens.extend(tokens);
             choice.finish = finish.or(choice.finish.take());
             choice.score = score.or(choice.score);
         }

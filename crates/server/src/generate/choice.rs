@@ -12,7 +12,9 @@ use folio_core::exec::{Drawn, Score};
 use folio_core::ids::Token;
 use folio_text::{Detokenizer, StopFinder, Tokenizer, TokenizerError};
 
+use crate::chat::speech::Reading;
 use crate::request::common::Common;
+use crate::request::output::Output;
 use crate::state::Served;
 
 /// How many tokens of the prompt decide how the first generated ones are written.
@@ -58,6 +60,8 @@ pub(crate) struct Piece {
     pub(crate) index: usize,
     pub(crate) text: String,
     pub(crate) records: Vec<TokenRecord>,
+    /// The tokens, where they are asked for.
+    pub(crate) tokens: Vec<u32>,
     /// Set on the choice's last piece.
     pub(crate) finish: Option<Finish>,
     /// Set on the last piece of a choice that was ranked.
@@ -68,22 +72,28 @@ pub(crate) struct Piece {
 #[derive(Clone, Debug)]
 pub(crate) struct Rendering {
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) skip_special_tokens: bool,
+    pub(crate) output: Output,
     pub(crate) stops: Arc<[String]>,
+    /// Stop strings are not looked for in the text of so many first tokens.
+    pub(crate) min_tokens: u32,
     /// Tokens that are the model's own end.
     pub(crate) eos: Arc<[Token]>,
     /// Whether log-probabilities are reported.
     pub(crate) with_records: bool,
+    /// How the text is read.
+    pub(crate) reading: Reading,
 }
 
 impl Rendering {
     pub(crate) fn new(served: &Served, common: &Common) -> Self {
         Self {
             tokenizer: served.texts.tokenizer.clone(),
-            skip_special_tokens: common.skip_special_tokens,
+            output: common.output,
             stops: Arc::from(&common.stops[..]),
+            min_tokens: common.params.bans.min_tokens,
             eos: Arc::from(&common.params.eos[..]),
             with_records: common.params.sampling.logprobs.is_some(),
+            reading: Reading::default(),
         }
     }
 }
@@ -99,8 +109,10 @@ pub(crate) struct Choice {
     detokenizer: Detokenizer,
     finder: StopFinder,
     stops: Arc<[String]>,
+    min_tokens: u32,
     eos: Arc<[Token]>,
     with_records: bool,
+    output: Output,
     /// Characters completed so far, those held back included.
     characters: u64,
     pending: Piece,
@@ -118,14 +130,17 @@ pub(crate) struct Choice {
 impl Choice {
     /// Choice number `index` of an answer to `prompt`; its characters are counted from `offset`.
     pub(crate) fn new(rendering: &Rendering, index: usize, prompt: &[u32], offset: u64) -> Self {
-        let Rendering { tokenizer, skip_special_tokens, stops, eos, with_records } = rendering;
+        let Rendering { tokenizer, output, stops, min_tokens, eos, with_records, reading: _ } =
+            rendering;
         let context = context(prompt);
         Self {
-            detokenizer: Detokenizer::new(tokenizer.clone(), *skip_special_tokens, context),
-            finder: StopFinder::new(stops.to_vec(), false),
+            detokenizer: Detokenizer::new(tokenizer.clone(), output.skip_special_tokens, context),
+            finder: StopFinder::new(stops.to_vec(), output.include_stop),
             stops: Arc::clone(stops),
+            min_tokens: *min_tokens,
             eos: Arc::clone(eos),
             with_records: *with_records,
+            output: *output,
             characters: offset,
             pending: Piece { index, ..Piece::default() },
             finished: None,
@@ -167,7 +182,10 @@ impl Choice {
         if self.with_records {
             self.pending.records.push(TokenRecord { token, score, offset: self.characters });
         }
-        if !self.is_end(token, ended) {
+        if self.output.token_ids {
+            self.pending.tokens.push(token.0);
+        }
+        if self.output.include_stop || !self.is_end(token, ended) {
             let text = self.detokenizer.push(token.0)?;
             self.append(&text);
         }
@@ -192,6 +210,10 @@ impl Choice {
     /// Text that is complete: shown unless it may be part of a stop string.
     fn append(&mut self, text: &str) {
         self.characters += u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
+        if self.generated <= self.min_tokens {
+            self.pending.text.push_str(text);
+            return;
+        }
         let found = self.finder.push(text);
         self.pending.text.push_str(&found.text);
         if let Some(which) = found.stop {

@@ -2,8 +2,11 @@
 
 pub(crate) mod answer;
 pub(crate) mod choice;
+pub(crate) mod constraint;
 pub(crate) mod encode;
 pub(crate) mod logprobs;
+pub(crate) mod narrate;
 pub(crate) mod report;
 pub(crate) mod run;
 mod stop_rule;
+pub(crate) mod timings;

@@ -75,7 +75,7 @@ impl Report {
     pub(crate) fn add(&mut self, lane: &Lane, outcome: Outcome) {
         self.prompts += 1;
         self.choices += lane.choices.len();
-        self.prompt_tokens += u64::from(lane.prompt_tokens);
+        self.prompt_tokens += u64::from(lane.prompt_tokens());
         self.cached_tokens += u64::from(lane.cached_tokens);
         self.preemptions += u64::from(lane.preemptions);
         self.swaps += u64::from(lane.swaps);

@@ -6,7 +6,9 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Instant;
 
+use axum::http::StatusCode;
 use folio_core::exec::Score;
 use folio_core::params::Decoding;
 use folio_core::schedule::Job;
@@ -14,13 +16,12 @@ use folio_engine::{Generation, Refused, Timing, Update};
 use serde::Serialize;
 
 use super::choice::{Choice, Finish, Piece, Rendering};
+use super::constraint::Follow;
 use super::report::{Outcome, Report};
 use super::stop_rule::stop_rule;
+use crate::config::Limits;
 use crate::error::ApiError;
 use crate::state::{App, Ticket};
-
-/// Seconds after which a client that was refused for want of room should come back.
-const RETRY_AFTER: u32 = 1;
 
 /// What the caller calls the fields that the scheduler may refuse.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,8 @@ pub(crate) struct Setting {
     pub(crate) rendering: Rendering,
     pub(crate) fields: FieldNames,
     pub(crate) report: Report,
+    /// What every answer follows.
+    pub(crate) constraint: Option<Follow>,
 }
 
 /// The token counts of an answer.
@@ -67,7 +70,46 @@ pub(crate) struct Run {
     app: App,
     lanes: Vec<Lane>,
     report: Report,
+    clock: Clock,
     _ticket: Ticket,
+}
+
+/// How long a request may take.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    /// The last moment of all.
+    ends: Instant,
+    /// When something was last heard.
+    heard: Instant,
+    limits: Limits,
+}
+
+impl Clock {
+    fn new(limits: Limits, arrival: Instant) -> Self {
+        Self { ends: arrival + limits.request_time, heard: Instant::now(), limits }
+    }
+
+    /// When to stop waiting.
+    fn until(&self) -> Instant {
+        self.ends.min(self.heard + self.limits.idle_time)
+    }
+
+    /// What is said then.
+    fn overdue(&self) -> ApiError {
+        let Limits { request_time, idle_time, .. } = self.limits;
+        let message = if self.until() == self.ends {
+            let seconds = request_time.as_secs_f64();
+            format!(
+                "the request was not finished after {seconds} seconds; ask for less, or raise --request-timeout"
+            )
+        } else {
+            let seconds = idle_time.as_secs_f64();
+            format!(
+                "nothing was generated for {seconds} seconds; try again later, or raise --idle-timeout"
+            )
+        };
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
+    }
 }
 
 type NextUpdates = Pin<Box<dyn Future<Output = (Generation, Option<Vec<Update>>)> + Send>>;
@@ -79,7 +121,8 @@ pub(crate) struct Lane {
     pub(crate) choices: Vec<Choice>,
     /// Scores of all prompt tokens but the first, when they were asked for.
     pub(crate) scores: Vec<Score>,
-    pub(crate) prompt_tokens: u32,
+    /// The prompt's tokens.
+    pub(crate) prompt: Vec<u32>,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) cached_tokens: u32,
     pub(crate) preemptions: u32,
@@ -92,6 +135,10 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    pub(crate) fn prompt_tokens(&self) -> u32 {
+        u32::try_from(self.prompt.len()).unwrap_or(u32::MAX)
+    }
+
     /// What there is to say. Ranked choices were complete before the first of their tokens came, so each is said at once.
     fn take(&mut self) -> impl Iterator<Item = Piece> {
         let whole = self.is_ranked;
@@ -115,7 +162,9 @@ impl Run {
     /// # Errors
     /// The engine's refusal of any of them.
     pub(crate) fn start(app: &App, orders: Vec<Order>, setting: Setting) -> Result<Self, ApiError> {
-        let Setting { ticket, rendering, fields, report } = setting;
+        let Setting { ticket, rendering, fields, report, constraint } = setting;
+        let clock = Clock::new(app.served.limits, report.arrival);
+        let owner = ticket.owner();
         room_for(orders.len(), app.engine.limits().max_queued, fields)?;
         let mut lanes = Vec::with_capacity(orders.len());
         let mut index = 0;
@@ -131,13 +180,19 @@ impl Run {
                     choice
                 })
                 .collect();
-            let generation = app.engine.generate(job).map_err(|why| refused(why, fields))?;
+            let generation = match &constraint {
+                None => app.engine.generate_for(owner, job),
+                Some(follow) => {
+                    app.engine.generate_constrained(owner, job, Box::new(follow.again()))
+                }
+            };
+            let generation = generation.map_err(|why| refused(app, why, fields))?;
             lanes.push(Lane {
                 timing: *generation.timing(),
                 source: Some(next_updates(generation)),
                 choices,
                 scores: Vec::new(),
-                prompt_tokens: u32::try_from(prompt.len()).unwrap_or(u32::MAX),
+                prompt,
                 max_tokens,
                 cached_tokens: 0,
                 preemptions: 0,
@@ -147,7 +202,7 @@ impl Run {
                 counted: false,
             });
         }
-        Ok(Self { app: app.clone(), lanes, report, _ticket: ticket })
+        Ok(Self { app: app.clone(), lanes, report, clock, _ticket: ticket })
     }
 
     /// Waits until there is something to tell and returns all of it. `None` when every choice has ended. Cancel-safe.
@@ -157,7 +212,13 @@ impl Run {
     pub(crate) async fn next(&mut self) -> Option<Result<Vec<Piece>, ApiError>> {
         while self.lanes.iter().any(|lane| lane.source.is_some()) {
             // Everything after this await happens at once, so nothing is lost when the caller stops waiting.
-            let ready = self.ready().await;
+            let until = self.clock.until().into();
+            let Ok(ready) = tokio::time::timeout_at(until, self.ready()).await else {
+                let error = self.clock.overdue();
+                self.close_all(Outcome::Aborted);
+                return Some(Err(error));
+            };
+            self.clock.heard = Instant::now();
             for (index, updates) in ready {
                 if let Err(error) = self.apply(index, updates) {
                     self.close_all(Outcome::Error);
@@ -219,7 +280,7 @@ impl Run {
                 Update::Ended { preemptions, swaps } => {
                     (lane.preemptions, lane.swaps) = (preemptions, swaps);
                 }
-                Update::Failed(cause) => return Err(failed(&cause)),
+                Update::Failed(cause) => return Err(failed(&self.app, &cause)),
             }
         }
         // A stop string ends a choice only here; when all choices have ended, dropping the generation tells the engine.
@@ -243,6 +304,7 @@ impl Run {
         if !std::mem::replace(&mut lane.counted, true) {
             self.app.metrics.request(lane, outcome, self.report.arrival);
             self.report.add(lane, outcome);
+            self.app.pace.ended(Instant::now());
         }
     }
 
@@ -266,9 +328,18 @@ impl Run {
         self.lanes.iter().map(|lane| lane.choices.len()).sum()
     }
 
+    /// When the engine took up the answer, and when it made its first and its last token so far.
+    pub(crate) fn span(&self) -> Option<(Instant, Instant, Instant)> {
+        let timings = || self.lanes.iter().map(|lane| &lane.timing);
+        let admitted = timings().filter_map(|timing| timing.admitted).min()?;
+        let first = timings().filter_map(|timing| timing.first_token).min()?;
+        let last = timings().filter_map(|timing| timing.last_token).max()?;
+        Some((admitted, first, last))
+    }
+
     /// What has been read and written so far.
     pub(crate) fn usage(&self) -> Usage {
-        let prompt_tokens = self.lanes.iter().map(|lane| u64::from(lane.prompt_tokens)).sum();
+        let prompt_tokens = self.lanes.iter().map(|lane| u64::from(lane.prompt_tokens())).sum();
         let cached_tokens = self.lanes.iter().map(|lane| u64::from(lane.cached_tokens)).sum();
         let choices = self.lanes.iter().flat_map(|lane| &lane.choices);
         let completion_tokens = choices.map(|choice| u64::from(choice.generated)).sum();
@@ -307,11 +378,14 @@ fn room_for(prompts: usize, limit: u32, fields: FieldNames) -> Result<(), ApiErr
 }
 
 /// The engine's refusal as an answer.
-fn refused(why: Refused, fields: FieldNames) -> ApiError {
+fn refused(app: &App, why: Refused, fields: FieldNames) -> ApiError {
     match why {
-        Refused::Busy { .. } => ApiError::busy(why.to_string(), RETRY_AFTER),
+        Refused::Busy { .. } => {
+            app.metrics.rejected();
+            app.crowded(why.to_string())
+        }
         Refused::Rejected(reject) => match reject.field() {
-            None => ApiError::busy(reject.to_string(), RETRY_AFTER),
+            None => app.crowded(reject.to_string()),
             Some(field) => {
                 let name = match field {
                     "prompt" => fields.prompt,
@@ -321,19 +395,23 @@ fn refused(why: Refused, fields: FieldNames) -> ApiError {
                 ApiError::bad_request(reject.to_string()).with_param(name)
             }
         },
+        Refused::ConstrainedBeams => {
+            ApiError::field("use_beam_search", "cannot be kept to a grammar")
+        }
         Refused::ShuttingDown | Refused::Dead => ApiError::unavailable(why.to_string()),
     }
 }
 
 /// The engine's failure as an answer.
-fn failed(cause: &folio_engine::Cause) -> ApiError {
+fn failed(app: &App, cause: &folio_engine::Cause) -> ApiError {
     use folio_engine::Cause;
     match cause {
         Cause::Shutdown => ApiError::unavailable(cause.to_string()),
         Cause::Rejected(reject) => match reject.field() {
-            None => ApiError::busy(reject.to_string(), RETRY_AFTER),
+            None => app.crowded(reject.to_string()),
             Some(field) => ApiError::bad_request(reject.to_string()).with_param(field),
         },
+        Cause::NothingAllowed | Cause::Constraint(_) => ApiError::bad_request(cause.to_string()),
         Cause::NotFinite | Cause::Step | Cause::Died => ApiError::internal(cause.to_string()),
     }
 }

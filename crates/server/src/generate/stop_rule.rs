@@ -34,7 +34,7 @@ pub(super) fn stop_rule(
     }
     let check = StopCheck::new(
         rendering.tokenizer.clone(),
-        rendering.skip_special_tokens,
+        rendering.output.skip_special_tokens,
         context(prompt),
         &rendering.stops,
     );
@@ -53,6 +53,7 @@ mod tests {
 
     use super::super::choice::{Choice, Finish};
     use super::*;
+    use crate::request::output::Output;
 
     /// Words of a vocabulary small enough that stop strings come by chance; the last two end a text.
     const WORDS: [&str; 7] = ["a", "b", "ab", " ", "\u{e9}a", "!", "</s>"];
@@ -69,10 +70,18 @@ mod tests {
         });
         Rendering {
             tokenizer: Tokenizer::from_json(file.to_string().as_bytes(), 100).unwrap(),
-            skip_special_tokens: true,
+            output: Output {
+                skip_special_tokens: true,
+                include_stop: false,
+                token_ids: false,
+                names_are_ids: false,
+                prompt_logprobs: false,
+            },
+            min_tokens: 0,
             stops: stops.iter().map(|stop| (*stop).to_owned()).collect(),
             eos: Arc::from([EOS]),
             with_records: false,
+            reading: crate::chat::speech::Reading::default(),
         }
     }
 

@@ -5,16 +5,21 @@
 //! is one prompt; finish reasons and output lengths are counted per choice, as vLLM does.
 
 mod histogram;
+mod http;
 mod page;
 mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::http::{Method, StatusCode};
+use folio_engine::Snapshot;
+
 use crate::generate::choice::{Choice, Finish};
 use crate::generate::report::Outcome;
 use crate::generate::run::Lane;
 use histogram::Histogram;
+use http::HttpCounts;
 
 const TO_FIRST_TOKEN: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -49,6 +54,24 @@ pub(crate) struct Metrics {
     inference_time: Histogram,
     prefill_time: Histogram,
     decode_time: Histogram,
+    max_generation_tokens: Histogram,
+    computed_prompt_tokens: Histogram,
+    http: HttpCounts,
+    /// Requests for which there was no room.
+    rejections: AtomicU64,
+    /// Prompt tokens of finished requests that were computed.
+    local_compute: AtomicU64,
+    /// Those that came from the prefix cache.
+    local_cache_hit: AtomicU64,
+}
+
+/// The share of KV blocks in use, and the requests that wait: those that the engine has accepted and not yet taken up wait
+/// as much as those in the scheduler's queue.
+pub(crate) fn load_of(engine: &Snapshot) -> (f64, f64) {
+    let (stats, kv) = (&engine.stats, &engine.stats.kv);
+    let (running, swapped) = (f64::from(stats.running.groups), f64::from(stats.swapped.groups));
+    let waiting = f64::from(engine.requests) - running - swapped;
+    (f64::from(kv.used) / f64::from(kv.total.max(1)), waiting.max(f64::from(stats.waiting.groups)))
 }
 
 /// Choices by how they ended.
@@ -78,12 +101,28 @@ impl Metrics {
             inference_time: Histogram::new(&PER_REQUEST),
             prefill_time: Histogram::new(&PER_REQUEST),
             decode_time: Histogram::new(&PER_REQUEST),
+            max_generation_tokens: Histogram::one_two_five(max_model_len),
+            computed_prompt_tokens: Histogram::one_two_five(max_model_len),
+            http: HttpCounts::default(),
+            rejections: AtomicU64::new(0),
+            local_compute: AtomicU64::new(0),
+            local_cache_hit: AtomicU64::new(0),
         }
     }
 
     /// The time between two tokens of one choice.
     pub(crate) fn inter_token(&self, time: Duration) {
         self.inter_token_latency.record(time.as_secs_f64());
+    }
+
+    /// An HTTP request that was answered; `route` is what handled it.
+    pub(crate) fn answered(&self, route: Option<&str>, method: &Method, status: StatusCode) {
+        self.http.count(route, method, status);
+    }
+
+    /// A request for which there was no room.
+    pub(crate) fn rejected(&self) {
+        self.rejections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A prompt that is over. Times are recorded only for those that finished: a time that was cut short tells nothing.
@@ -94,12 +133,18 @@ impl Metrics {
         if outcome != Outcome::Finished {
             return;
         }
-        self.prompt_tokens.record(f64::from(lane.prompt_tokens));
+        self.prompt_tokens.record(f64::from(lane.prompt_tokens()));
         self.params_n.record(u32::try_from(lane.choices.len()).map_or(f64::MAX, f64::from));
         if let Some(max_tokens) = lane.max_tokens {
             self.params_max_tokens.record(f64::from(max_tokens));
         }
         self.preemptions.record(f64::from(lane.preemptions));
+        let computed = lane.prompt_tokens().saturating_sub(lane.cached_tokens);
+        self.computed_prompt_tokens.record(f64::from(computed));
+        self.local_compute.fetch_add(u64::from(computed), Ordering::Relaxed);
+        self.local_cache_hit.fetch_add(u64::from(lane.cached_tokens), Ordering::Relaxed);
+        let longest = lane.choices.iter().map(|choice| choice.generated).max();
+        self.max_generation_tokens.record(f64::from(longest.unwrap_or(0)));
         self.e2e_latency.record(arrival.elapsed().as_secs_f64());
         for choice in &lane.choices {
             self.generation_tokens.record(f64::from(choice.generated));

@@ -1,13 +1,13 @@
 //! The page itself: which number stands under which name.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use folio_core::schedule::Admission;
 use folio_engine::{Snapshot, StepTokens};
 
-use super::Metrics;
 use super::histogram::Histogram;
 use super::text::Page;
+use super::{Metrics, load_of};
 
 impl Metrics {
     /// The page for the engine as it is now. `cache_labels` are the configured part of `vllm:cache_config_info`.
@@ -19,6 +19,9 @@ impl Metrics {
     ) -> String {
         let mut page = Page::new(&[("model_name", &self.model_name), ("engine", "0")]);
         gauges(&mut page, engine);
+        states(&mut page, engine);
+        self.sources(&mut page);
+        self.requests(&mut page);
         counters(&mut page, engine);
         self.finish_reasons(&mut page);
         step_tokens(&mut page, &engine.step_tokens);
@@ -37,7 +40,7 @@ impl Metrics {
 
     fn finish_reasons(&self, page: &mut Page) {
         let finished = &self.finished;
-        let count = |reason: &std::sync::atomic::AtomicU64| reason.load(Ordering::Relaxed);
+        let count = |reason: &AtomicU64| reason.load(Ordering::Relaxed);
         page.counters(
             "vllm:request_success_total",
             "Choices that ended, by how.",
@@ -47,8 +50,55 @@ impl Metrics {
                 ("length", count(&finished.length)),
                 ("abort", count(&finished.abort)),
                 ("error", count(&finished.error)),
+                // Kept for dashboards: nothing here ends a text because it repeats itself.
+                ("repetition", 0),
             ],
         );
+    }
+
+    /// Where prompt tokens came from, and who was sent away.
+    fn sources(&self, page: &mut Page) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let cached = count(&self.local_cache_hit);
+        page.counters(
+            "vllm:prompt_tokens_by_source_total",
+            "Prompt tokens of finished requests, by where they came from.",
+            "source",
+            &[
+                ("local_compute", count(&self.local_compute)),
+                ("local_cache_hit", cached),
+                ("external_kv_transfer", 0),
+            ],
+        );
+        let help = "Prompt tokens of finished requests that came from the prefix cache.";
+        page.counter("vllm:prompt_tokens_cached_total", help, cached);
+        page.counters(
+            "vllm:prompt_tokens_cached_by_source_total",
+            "Prompt tokens of finished requests that were cached, by where.",
+            "source",
+            &[("device", cached), ("host", 0), ("disk", 0)],
+        );
+        let rejected =
+            [("max_num_queued_reqs", count(&self.rejections)), ("max_num_queued_tokens", 0)];
+        let labelled = rejected.map(|(reason, count)| {
+            (vec![("model_name", self.model_name.as_str()), ("reason", reason)], count)
+        });
+        let help = "Requests for which there was no room.";
+        page.labelled("vllm:admission_rejections_total", help, &labelled);
+    }
+
+    /// What the HTTP side was asked, whatever for.
+    fn requests(&self, page: &mut Page) {
+        let counts = self.http.read();
+        let labelled: Vec<_> = counts
+            .iter()
+            .map(|((handler, method, status), count)| {
+                let labels =
+                    vec![("handler", handler.as_str()), ("method", *method), ("status", *status)];
+                (labels, *count)
+            })
+            .collect();
+        page.labelled("http_requests_total", "Requests by handler, method and status.", &labelled);
     }
 
     fn lengths(&self, page: &mut Page) {
@@ -66,6 +116,16 @@ impl Metrics {
                     "vllm:request_params_max_tokens",
                     "max_tokens where it was given.",
                     &self.params_max_tokens,
+                ),
+                (
+                    "vllm:request_max_num_generation_tokens",
+                    "Generated tokens of the longest choice of a request.",
+                    &self.max_generation_tokens,
+                ),
+                (
+                    "vllm:request_prefill_kv_computed_tokens",
+                    "Prompt tokens per request that were computed.",
+                    &self.computed_prompt_tokens,
                 ),
                 ("vllm:request_num_preemptions", "Preemptions per request.", &self.preemptions),
             ],
@@ -127,19 +187,13 @@ fn histograms(page: &mut Page, all: &[(&str, &str, &Histogram)]) {
 fn gauges(page: &mut Page, engine: &Snapshot) {
     let (stats, kv) = (&engine.stats, &engine.stats.kv);
     let (running, swapped) = (f64::from(stats.running.groups), f64::from(stats.swapped.groups));
-    // Requests that the engine has accepted and not yet taken up wait as much as those in the scheduler's queue.
-    let waiting = f64::from(engine.requests) - running - swapped;
-    let waiting = waiting.max(f64::from(stats.waiting.groups));
+    let (usage, waiting) = load_of(engine);
     let share = |used: u32, total: u32| f64::from(used) / f64::from(total.max(1));
     let all = [
         ("vllm:num_requests_running", "Requests that hold memory.", running),
         ("vllm:num_requests_waiting", "Requests that wait.", waiting),
         ("vllm:num_requests_swapped", "Requests whose blocks are swapped out.", swapped),
-        (
-            "vllm:kv_cache_usage_perc",
-            "Share of KV blocks in use, 0 to 1.",
-            share(kv.used, kv.total),
-        ),
+        ("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", usage),
         (
             "vllm:cpu_cache_usage_perc",
             "Share of the swap space in use, 0 to 1.",
@@ -154,6 +208,23 @@ fn gauges(page: &mut Page, engine: &Snapshot) {
     let saved = kv.held.saturating_sub(u64::from(kv.used)) as f64;
     let help = "KV blocks more that would be in use if nobody shared any.";
     page.gauge("folio:kv_blocks_saved_by_sharing", help, saved);
+}
+
+/// What is one of several things.
+fn states(page: &mut Page, engine: &Snapshot) {
+    let (_, waiting) = load_of(engine);
+    page.gauges(
+        "vllm:num_requests_waiting_by_reason",
+        "Requests that wait, by what for.",
+        "reason",
+        &[("capacity", waiting), ("deferred", 0.0)],
+    );
+    page.gauges(
+        "vllm:engine_sleep_state",
+        "Whether the weights are there; they always are.",
+        "sleep_state",
+        &[("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)],
+    );
 }
 
 fn counters(page: &mut Page, engine: &Snapshot) {

@@ -40,6 +40,14 @@ impl Page {
         self.sample(name, &[], value);
     }
 
+    /// A gauge per value of one label.
+    pub(crate) fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(&str, f64)]) {
+        self.head(name, "gauge", help);
+        for (value, number) in values {
+            self.sample(name, &[(label, value)], *number);
+        }
+    }
+
     /// A gauge whose value is 1 and whose labels are the message.
     pub(crate) fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
         self.head(name, "gauge", help);
@@ -57,6 +65,20 @@ impl Page {
         self.head(name, "counter", help);
         for (value, count) in values {
             self.sample(name, &[(label, value)], float(*count));
+        }
+    }
+
+    /// A counter whose samples carry exactly these labels.
+    pub(crate) fn labelled(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: &[(Vec<(&str, &str)>, u64)],
+    ) {
+        self.head(name, "counter", help);
+        for (labels, count) in samples {
+            let labels = render_labels(labels);
+            let _ = writeln!(self.text, "{name}{{{labels}}} {:?}", float(*count));
         }
     }
 

@@ -7,15 +7,16 @@ use folio_core::ids::Salt;
 use folio_core::params::{BadParam, GenerationDefaults, Params, Requested};
 
 use super::fields::{Biases, Early, Given, Int, List, Strings, fields, object};
-use super::unserved::{Neutral, ResponseFormat, UnservedFields, refuse_format, refuse_unless};
+use super::output::{self, ConstraintFields, Output, OutputFields};
+use super::unserved::{Neutral, UnservedFields, refuse_unless};
 use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::generate::run::Usage;
 use crate::state::Served;
 
 fields! {
-    /// What is generated and how it is sent.
-    pub(crate) struct SharedFields {
-        model: String,
+    /// How tokens are chosen.
+    pub(crate) struct SamplingFields {
         n: Int,
         temperature: f64,
         top_p: f64,
@@ -26,15 +27,20 @@ fields! {
         frequency_penalty: f64,
         repetition_penalty: f64,
         logit_bias: Biases,
-        stop: Strings,
         stop_token_ids: List<Int>,
         ignore_eos: bool,
+    }
+}
+
+fields! {
+    /// What is read, where it ends and how it is sent.
+    pub(crate) struct SharedFields {
+        model: String,
+        stop: Strings,
         stream: bool,
         stream_options: StreamOptions,
-        skip_special_tokens: bool,
         add_special_tokens: bool,
         cache_salt: String,
-        response_format: ResponseFormat,
     }
 }
 
@@ -53,7 +59,7 @@ fields! {
     /// Options of a streamed answer.
     pub(crate) struct StreamFields {
         include_usage: bool,
-        continuous_usage_stats: Given,
+        continuous_usage_stats: bool,
         include_obfuscation: Given,
     }
 }
@@ -85,10 +91,25 @@ pub(crate) enum Delivery {
     /// One JSON body.
     Whole,
     /// Server-sent events.
-    Stream {
-        /// Whether a last chunk carries the token counts.
-        include_usage: bool,
-    },
+    Stream(UsageReports),
+}
+
+/// Which chunks of a stream carry the token counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UsageReports {
+    /// None.
+    Never,
+    /// One more at the end.
+    AtEnd,
+    /// All, and one more at the end.
+    Always,
+}
+
+impl UsageReports {
+    /// The value of a chunk's `usage`, which holds `usage` if anything; left out when nobody asked.
+    pub(crate) fn shown(self, usage: Option<Usage>) -> Option<Option<Usage>> {
+        (self != Self::Never).then_some(usage)
+    }
 }
 
 /// The shared part of a valid request.
@@ -100,22 +121,66 @@ pub(crate) struct Common {
     /// Non-empty strings that end a choice.
     pub(crate) stops: Vec<String>,
     pub(crate) delivery: Delivery,
-    pub(crate) skip_special_tokens: bool,
+    pub(crate) output: Output,
+    /// How many tokens of a prompt are read, its last ones.
+    pub(crate) truncation: Option<usize>,
     pub(crate) add_special_tokens: bool,
     pub(crate) salt: Salt,
 }
 
+/// All groups of fields that the endpoints share.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    pub(crate) shared: SharedFields,
+    pub(crate) sampling: SamplingFields,
+    pub(crate) decoding: DecodingFields,
+    pub(crate) constraints: ConstraintFields,
+    pub(crate) output: OutputFields,
+    pub(crate) unserved: UnservedFields,
+}
+
 /// Checks everything the endpoints share.
 pub(crate) fn validate(
-    shared: SharedFields,
-    decoding: &DecodingFields,
-    unserved: &UnservedFields,
+    groups: Groups,
     dialect: Dialect,
     served: &Served,
     caller: Caller,
 ) -> Result<Common, ApiError> {
-    let SharedFields {
+    let Groups { shared, sampling, decoding, constraints, output, unserved } = groups;
+    let SharedFields { model, stop, stream, stream_options, add_special_tokens, cache_salt } =
+        shared;
+    let model = served.known_model(model)?;
+    unserved.refuse()?;
+    let truncation = output::truncation(constraints.truncate_prompt_tokens, dialect, served)?;
+    let asked = Requested {
+        prompt_logprobs: output.prompt_logprobs.map(|k| k.0).or(dialect.prompt_logprobs),
+        ..requested(sampling, &decoding, constraints, dialect, served)?
+    };
+    let params = Params::parse(&asked, &served.param_limits, served.seed_for_one())
+        .map_err(|bad| refused(&bad, dialect, output.prompt_logprobs.is_some()))?;
+    let delivery = delivery(stream, stream_options)?;
+    let stops = stops(stop.unwrap_or_default(), &params, served)?;
+    Ok(Common {
         model,
+        params,
+        stops,
+        output: Output::new(&output, delivery != Delivery::Whole)?,
+        delivery,
+        truncation,
+        add_special_tokens: add_special_tokens.unwrap_or(dialect.add_special_tokens),
+        salt: salt(caller, cache_salt.as_deref(), served)?,
+    })
+}
+
+/// What is asked of the model.
+fn requested(
+    sampling: SamplingFields,
+    decoding: &DecodingFields,
+    constraints: ConstraintFields,
+    dialect: Dialect,
+    served: &Served,
+) -> Result<Requested, ApiError> {
+    let SamplingFields {
         n,
         temperature,
         top_p,
@@ -126,23 +191,24 @@ pub(crate) fn validate(
         frequency_penalty,
         repetition_penalty,
         logit_bias,
-        stop,
         stop_token_ids,
         ignore_eos,
-        stream,
-        stream_options,
-        skip_special_tokens,
-        add_special_tokens,
-        cache_salt,
-        response_format,
-    } = shared;
+    } = sampling;
     let &DecodingFields { best_of, use_beam_search, beam_width, length_penalty, early_stopping } =
         decoding;
-    let model = served.known_model(model)?;
-    refuse_format(response_format)?;
-    unserved.refuse()?;
+    let ConstraintFields {
+        min_tokens,
+        allowed_token_ids,
+        bad_words,
+        truncate_prompt_tokens: _,
+        priority,
+    } = constraints;
+    if priority.is_some_and(|priority| priority.0 != 0) && !served.priorities {
+        let problem = "must be 0: requests are served in order of arrival; --scheduling-policy priority changes that";
+        return Err(ApiError::field("priority", problem));
+    }
     let defaults = recommended(use_beam_search == Some(true), served);
-    let asked = Requested {
+    Ok(Requested {
         n: n.map(|n| n.0),
         best_of: best_of.map(|k| k.0),
         use_beam_search: use_beam_search.unwrap_or(false),
@@ -160,20 +226,13 @@ pub(crate) fn validate(
         repetition_penalty: repetition_penalty.or(defaults.repetition_penalty),
         logit_bias: logit_bias.unwrap_or_default().0,
         logprobs: dialect.logprobs,
-        prompt_logprobs: dialect.prompt_logprobs,
+        prompt_logprobs: None,
         stop_token_ids: stop_token_ids.unwrap_or_default().0.iter().map(|id| id.0).collect(),
         ignore_eos: ignore_eos.unwrap_or(false),
-    };
-    let params = Params::parse(&asked, &served.param_limits, served.seed_for_one())
-        .map_err(|bad| refused(&bad, dialect))?;
-    Ok(Common {
-        model,
-        params,
-        stops: stops(stop.unwrap_or_default(), served)?,
-        delivery: delivery(stream, stream_options)?,
-        skip_special_tokens: skip_special_tokens.unwrap_or(true),
-        add_special_tokens: add_special_tokens.unwrap_or(dialect.add_special_tokens),
-        salt: salt(caller, cache_salt.as_deref(), served)?,
+        priority: priority.map(|priority| priority.0),
+        min_tokens: min_tokens.map(|least| least.0),
+        allowed_token_ids: allowed_token_ids.map(|ids| ids.0),
+        bad_words: output::bad_words(bad_words, &served.texts.tokenizer)?,
     })
 }
 
@@ -184,16 +243,22 @@ fn recommended(use_beam_search: bool, served: &Served) -> GenerationDefaults {
 }
 
 /// The core's refusal, under the name the caller used.
-fn refused(bad: &BadParam, dialect: Dialect) -> ApiError {
+fn refused(bad: &BadParam, dialect: Dialect, own_prompt_logprobs: bool) -> ApiError {
     let name = match bad.field {
         "max_tokens" => dialect.max_tokens_field,
+        "prompt_logprobs" if own_prompt_logprobs => "prompt_logprobs",
         "logprobs" | "prompt_logprobs" => dialect.logprobs_field,
         other => other,
     };
     ApiError::field(name, &bad.problem)
 }
 
-fn stops(given: Strings, served: &Served) -> Result<Vec<String>, ApiError> {
+fn stops(given: Strings, params: &Params, served: &Served) -> Result<Vec<String>, ApiError> {
+    if params.bans.min_tokens > 0 && params.is_ranked() && !given.0.is_empty() {
+        let problem =
+            "cannot be combined with `stop` where choices are ranked; use `stop_token_ids`";
+        return Err(ApiError::field("min_tokens", problem));
+    }
     let limits = &served.limits;
     let most = limits.stops;
     if given.0.len() > most {
@@ -219,7 +284,7 @@ fn stops(given: Strings, served: &Served) -> Result<Vec<String>, ApiError> {
 fn delivery(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Delivery, ApiError> {
     let Some(StreamOptions { fields }) = options else {
         return Ok(if stream == Some(true) {
-            Delivery::Stream { include_usage: false }
+            Delivery::Stream(UsageReports::Never)
         } else {
             Delivery::Whole
         });
@@ -229,18 +294,17 @@ fn delivery(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Deli
     }
     let StreamFields { include_usage, continuous_usage_stats, include_obfuscation } = fields;
     refuse_unless(
-        "stream_options.continuous_usage_stats",
-        continuous_usage_stats,
-        Neutral::False,
-        "usage is sent once, at the end of the stream",
-    )?;
-    refuse_unless(
         "stream_options.include_obfuscation",
         include_obfuscation,
         Neutral::False,
         "chunks are not padded",
     )?;
-    Ok(Delivery::Stream { include_usage: include_usage.unwrap_or(false) })
+    Ok(Delivery::Stream(match (include_usage, continuous_usage_stats) {
+        (Some(true), Some(true)) => UsageReports::Always,
+        (Some(true), _) => UsageReports::AtEnd,
+        // As in vLLM, the second asks for more of the first and means nothing without it.
+        _ => UsageReports::Never,
+    }))
 }
 
 fn salt(caller: Caller, given: Option<&str>, served: &Served) -> Result<Salt, ApiError> {

@@ -278,7 +278,7 @@ pub(crate) fn push_bounded<T, E: de::Error>(items: &mut Vec<T>, item: T) -> Resu
 }
 
 /// Token ids, of which there may be as many as a body holds: they take little more room than in it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Ids(pub(crate) Vec<u32>);
 
 impl<'de> Deserialize<'de> for Ids {

@@ -3,8 +3,8 @@
 //! Nothing is silently ignored: such a field is accepted only at the value that asks for nothing and is refused by name
 //! otherwise. [`unserved!`] makes the decision part of the declaration, so a field cannot be listed without one.
 
-use super::fields::{Given, fields, object};
-use crate::error::{ApiError, quote};
+use super::fields::Given;
+use crate::error::ApiError;
 
 /// The value of a field that asks for nothing. `null` and absence always do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,10 +15,6 @@ pub(crate) enum Neutral {
     Null,
     /// `false`.
     False,
-    /// `true`.
-    True,
-    /// `0`.
-    Zero,
     /// `[]` or `{}`.
     Empty,
     /// One of [`super::fields::WORDS`].
@@ -47,7 +43,6 @@ macro_rules! unserved {
 }
 pub(crate) use unserved;
 
-const GRAMMAR: &str = "output that follows a grammar is not served";
 const BOOKKEEPING: &str = "accepted at any value";
 
 unserved! {
@@ -60,24 +55,13 @@ unserved! {
         request_id: Any, BOOKKEEPING;
         store: False, "answers are not stored";
         service_tier: Word, "there is one tier";
-        min_tokens: Zero, "a least length is not served";
-        bad_words: Empty, "ban tokens with `logit_bias`";
-        allowed_token_ids: Null, "use `logit_bias`";
-        include_stop_str_in_output: False, "stop strings are always cut off";
-        spaces_between_special_tokens: True, "text is decoded as the tokenizer says";
-        truncate_prompt_tokens: Null, "shorten the prompt before sending it";
-        prompt_logprobs: Null, "use `echo` with `logprobs` of /v1/completions";
-        structured_outputs: Null, GRAMMAR;
-        guided_json: Null, GRAMMAR;
-        guided_regex: Null, GRAMMAR;
-        guided_choice: Null, GRAMMAR;
-        guided_grammar: Null, GRAMMAR;
-        guided_decoding_backend: Null, GRAMMAR;
-        guided_whitespace_pattern: Null, GRAMMAR;
+        guided_json: Null, "write it as `structured_outputs.json`";
+        guided_regex: Null, "write it as `structured_outputs.regex`";
+        guided_choice: Null, "write it as `structured_outputs.choice`";
+        guided_grammar: Null, "write it as `structured_outputs.grammar`";
+        guided_decoding_backend: Null, "there is one backend";
+        guided_whitespace_pattern: Null, "write it as `structured_outputs.whitespace_pattern`";
         logits_processors: Empty, "code sent by callers is never run";
-        priority: Zero, "requests are served in order of arrival";
-        return_tokens_as_token_ids: False, "tokens are reported as text";
-        return_token_ids: False, "tokens are reported as text";
         kv_transfer_params: Empty, "KV is not transferred between servers";
         vllm_xargs: Empty, "there are no extra arguments";
     }
@@ -104,43 +88,8 @@ pub(crate) fn asks_nothing(neutral: Neutral, given: Given) -> bool {
     match (neutral, given) {
         (Neutral::Any, _) => true,
         (Neutral::False, Given::Bool(value)) => !value,
-        (Neutral::True, Given::Bool(value)) => value,
-        (Neutral::Zero, Given::Number(value)) => value == 0.0,
         (Neutral::Empty, Given::Collection { empty }) => empty,
         (Neutral::Word, Given::Word) => true,
         _ => false,
     }
-}
-
-fields! {
-    /// The parts of a response format.
-    pub(crate) struct ResponseFormatFields {
-        kind as "type": String,
-        json_schema: Given,
-        schema: Given,
-    }
-}
-
-/// The value of `response_format`.
-#[derive(Debug)]
-pub(crate) struct ResponseFormat {
-    fields: ResponseFormatFields,
-}
-object!(ResponseFormat { fields: ResponseFormatFields });
-
-/// `response_format` asks for nothing when it is `{"type": "text"}`.
-pub(crate) fn refuse_format(format: Option<ResponseFormat>) -> Result<(), ApiError> {
-    let Some(ResponseFormat { fields }) = format else { return Ok(()) };
-    let ResponseFormatFields { kind, json_schema, schema } = fields;
-    let only_text = "only plain text is served";
-    match kind.as_deref() {
-        Some("text") => {}
-        Some(other) => {
-            let problem = format!("{} is not supported: {only_text}", quote(other));
-            return Err(ApiError::field("response_format.type", problem));
-        }
-        None => return Err(ApiError::field("response_format.type", "is missing")),
-    }
-    refuse_unless("response_format.json_schema", json_schema, Neutral::Null, only_text)?;
-    refuse_unless("response_format.schema", schema, Neutral::Null, only_text)
 }

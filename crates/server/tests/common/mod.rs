@@ -17,7 +17,7 @@ use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{Checks, EngineConfig, EngineThread, Handle, start};
 use folio_server::{App, Ending, ModelFacts, ModelTexts, ServerConfig, serve};
 use folio_sim::{CostExecutor, Gate, Sight, TokenRule};
-use folio_text::{ChatTemplate, SpecialTokens, Tokenizer};
+use folio_text::{ChatTemplate, SpecialTokens, Tokenizer, ToolFormat};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) defaults: GenerationDefaults,
     /// Fails the step in which this byte would be drawn.
     pub(crate) poison: Option<u8>,
+    pub(crate) tools: Option<ToolFormat>,
+    pub(crate) reasoning: bool,
 }
 
 impl Default for Setup {
@@ -64,6 +66,8 @@ impl Default for Setup {
             template: true,
             defaults: GenerationDefaults::default(),
             poison: None,
+            tools: None,
+            reasoning: false,
         }
     }
 }
@@ -109,6 +113,8 @@ impl Server {
             tokenizer: tokenizer(),
             template: setup.template.then(template),
             defaults: setup.defaults,
+            tools: setup.tools,
+            reasoning: setup.reasoning,
         };
         let app = App::new(setup.config, engine.clone(), texts);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

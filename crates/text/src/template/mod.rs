@@ -127,6 +127,12 @@ impl ChatTemplate {
         Ok(Self { inner: Arc::new(Inner { source, tokens }) })
     }
 
+    /// The template as it was written.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.inner.source
+    }
+
     /// Renders the prompt of a conversation. Takes microseconds to milliseconds for what people write, and at most about a
     /// second for what an attacker does, so a server calls it outside its event loop.
     ///

@@ -1,0 +1,93 @@
+//! `POST /v1/messages`: Anthropic's shape of a chat, with its own errors, and the counting of its tokens.
+
+mod respond;
+mod stream;
+mod types;
+mod validate;
+
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::json;
+
+use crate::admin::json;
+use crate::app::request_id;
+use crate::auth::caller;
+use crate::chat::start::{Begun, Conversation, Names, Origin, start};
+use crate::chat::tokens_of;
+use crate::chat::tools::ToolPlan;
+use crate::error::ApiError;
+use crate::generate::answer::gather;
+use crate::generate::encode::on_text_thread;
+use crate::generate::narrate::Narration;
+use crate::generate::run::FieldNames;
+use crate::request::body::read_json;
+use crate::request::common::Delivery;
+use crate::sse;
+use crate::state::App;
+use respond::{MessageError, Teller};
+use types::{CountBody, MessagesBody};
+use validate::{ValidMessages, countable, validate};
+
+/// The handler of new messages.
+pub(crate) async fn create(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Response, MessageError> {
+    let (parts, body) = request.into_parts();
+    let id = request_id(&parts);
+    let request = Request::from_parts(parts, body);
+    answer(&app, request).await.map_err(|error| MessageError { error, request_id: id })
+}
+
+async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
+    let arrival = Instant::now();
+    let (parts, body) = request.into_parts();
+    let ticket = app.enter(caller(&parts))?;
+    let body: MessagesBody =
+        read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
+    let ValidMessages { messages, prompt_end, common } =
+        validate(body, &app.served, caller(&parts))?;
+    let delivery = common.delivery;
+    let fields = FieldNames { prompt: "messages", max_tokens: "max_tokens" };
+    let names = Names { id: "msg", endpoint: "messages", fields };
+    let tools = ToolPlan::default();
+    let conversation = Conversation { messages, prompt_end, tools, common, names };
+    let request_id = request_id(&parts);
+    let origin = Origin { ticket, arrival, parts };
+    let Begun { mut run, heading, rendering: _ } = start(app, conversation, origin).await?;
+    let teller = Teller { heading, request_id };
+    match delivery {
+        Delivery::Whole => {
+            let said = gather(&mut run).await?.into_iter().next().unwrap_or_default();
+            Ok(json(teller.whole(&said, &run.usage()).to_string()))
+        }
+        Delivery::Stream(_) => {
+            let stream = Narration::new(run, stream::MessageScript::new(teller));
+            Ok(sse::respond(stream, app.served.limits.keep_alive))
+        }
+    }
+}
+
+/// The handler that only counts.
+pub(crate) async fn count(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Response, MessageError> {
+    let (parts, body) = request.into_parts();
+    let id = request_id(&parts);
+    let request = Request::from_parts(parts, body);
+    counted(&app, request).await.map_err(|error| MessageError { error, request_id: id })
+}
+
+async fn counted(app: &App, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body: CountBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
+    let (messages, prompt_end) = countable(body, &app.served)?;
+    let tokens = on_text_thread(app, move |served| {
+        tokens_of(served, &messages, None, prompt_end, false, "messages")
+    })
+    .await?;
+    Ok(json(json!({ "input_tokens": tokens.len() }).to_string()))
+}

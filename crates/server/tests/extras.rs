@@ -1,0 +1,215 @@
+//! The parameters that vLLM adds to OpenAI's: what they change in the answer, in both endpoints.
+
+mod common;
+
+use common::http::post;
+use common::{END, Server};
+use serde_json::{Value, json};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETE: &str = "/v1/completions";
+
+fn with(mut body: Value, more: &Value) -> Value {
+    let more = more.as_object().expect("fields").clone();
+    body.as_object_mut().expect("an object").extend(more);
+    body
+}
+
+fn chat(script: &str, more: &Value) -> Value {
+    let message = json!({"role": "user", "content": format!("[{script}]")});
+    with(json!({"messages": [message], "max_tokens": 30}), more)
+}
+
+fn complete(script: &str, more: &Value) -> Value {
+    with(json!({"prompt": format!("[{script}]>"), "max_tokens": 30}), more)
+}
+
+/// The text of the first choice, its finish and stop reasons.
+async fn answer(server: &Server, path: &str, body: &Value) -> (String, Value, Value) {
+    let answer = post(server.address, path, body).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let choice = answer.json()["choices"][0].clone();
+    let text = if path == CHAT { &choice["message"]["content"] } else { &choice["text"] };
+    let text = text.as_str().expect("text").to_owned();
+    (text, choice["finish_reason"].clone(), choice["stop_reason"].clone())
+}
+
+/// A token that is banned is replaced by the next one that is not: `l` by `m`, the end by a NUL.
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_and_stops_shape_the_text() {
+    let server = Server::start().await;
+    let stop = |why: Value| (json!("stop"), why);
+    let cases = [
+        ("hi", json!({"min_tokens": 4}), "hi\0\0", stop(Value::Null)),
+        ("hi", json!({"min_tokens": 4, "stop_token_ids": [105]}), "hj\0\0", stop(Value::Null)),
+        // Stop strings are not looked for in the first tokens either.
+        ("abcabc", json!({"min_tokens": 3, "stop": "b"}), "abca", stop(json!("b"))),
+        ("hello", json!({"allowed_token_ids": [104, END]}), "hh", stop(Value::Null)),
+        ("hello", json!({"bad_words": ["l"]}), "hemmo", stop(Value::Null)),
+        ("hello", json!({"bad_words": ["el"]}), "hemlo", stop(Value::Null)),
+        ("hello", json!({"bad_words": [" hel", "lo"]}), "hemlp", stop(Value::Null)),
+        (
+            "hello",
+            json!({"stop": "ll", "include_stop_str_in_output": true}),
+            "hell",
+            stop(json!("ll")),
+        ),
+        (
+            "hello",
+            json!({"stop_token_ids": [111], "include_stop_str_in_output": true}),
+            "hello",
+            stop(json!(111)),
+        ),
+        (
+            "hello",
+            json!({"include_stop_str_in_output": true, "skip_special_tokens": false}),
+            "hello<|end|>",
+            stop(Value::Null),
+        ),
+        ("hello", json!({"spaces_between_special_tokens": false}), "hello", stop(Value::Null)),
+    ];
+    for (script, more, text, (finish, why)) in cases {
+        for (path, body) in [(CHAT, chat(script, &more)), (COMPLETE, complete(script, &more))] {
+            let expected = (text.to_owned(), finish.clone(), why.clone());
+            assert_eq!(answer(&server, path, &body).await, expected, "{more} at {path}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_is_truncated_to_its_last_tokens() {
+    let server = Server::start().await;
+    let prompt = format!("{}[hello]>", "x".repeat(1000));
+    for (kept, read) in [(json!(20), 20), (json!(-1), 226)] {
+        let more = json!({"prompt": prompt, "truncate_prompt_tokens": kept, "echo": true});
+        let body = post(server.address, COMPLETE, &complete("", &more)).await.json();
+        assert_eq!(body["usage"]["prompt_tokens"], read, "{body}");
+        let text = body["choices"][0]["text"].as_str().unwrap();
+        assert!(text.ends_with("x[hello]>hello") && text.len() == read + 5, "{text}");
+    }
+    let message = json!([{"role": "user", "content": prompt}]);
+    let more = json!({"messages": message, "truncate_prompt_tokens": 20});
+    let body = post(server.address, CHAT, &chat("", &more)).await.json();
+    assert_eq!(body["usage"]["prompt_tokens"], 20, "{body}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn token_ids_are_told_streamed_or_not() {
+    let server = Server::start().await;
+    let said: Vec<u32> = b"hello".iter().map(|&byte| u32::from(byte)).chain([END]).collect();
+    for (path, body) in
+        [(CHAT, chat("hello", &json!({}))), (COMPLETE, complete("hello", &json!({})))]
+    {
+        let body = with(body, &json!({"return_token_ids": true}));
+        let whole = post(server.address, path, &body).await.json();
+        let choice = &whole["choices"][0];
+        assert_eq!(choice["token_ids"], json!(said), "{path}");
+        let prompt =
+            if path == CHAT { &whole["prompt_token_ids"] } else { &choice["prompt_token_ids"] };
+        let read = whole["usage"]["prompt_tokens"].as_u64().unwrap();
+        assert_eq!(prompt.as_array().map(Vec::len), usize::try_from(read).ok(), "{path}");
+
+        let events =
+            post(server.address, path, &with(body, &json!({"stream": true}))).await.events(true);
+        let first = if path == CHAT { &events[0] } else { &events[0]["choices"][0] };
+        assert_eq!(&first["prompt_token_ids"], prompt, "{path}");
+        let ids =
+            events.iter().flat_map(|event| event["choices"][0]["token_ids"].as_array().unwrap());
+        assert_eq!(
+            ids.cloned().collect::<Vec<Value>>(),
+            json!(said).as_array().unwrap()[..],
+            "{path}"
+        );
+        let again = events.iter().skip(1).any(|event| {
+            !event["prompt_token_ids"].is_null()
+                || !event["choices"][0]["prompt_token_ids"].is_null()
+        });
+        assert!(!again, "the prompt is told once");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompt_logprobs_have_an_entry_per_token() {
+    let server = Server::start().await;
+    let more = json!({"prompt_logprobs": 2});
+    for (path, body) in [(CHAT, chat("hello", &more)), (COMPLETE, complete("hello", &more))] {
+        let whole = post(server.address, path, &body).await.json();
+        let told = if path == CHAT {
+            &whole["prompt_logprobs"]
+        } else {
+            &whole["choices"][0]["prompt_logprobs"]
+        };
+        let told = told.as_array().unwrap_or_else(|| panic!("{whole}"));
+        assert_eq!(told.len() as u64, whole["usage"]["prompt_tokens"].as_u64().unwrap());
+        assert!(told[0].is_null());
+        for entry in &told[1..] {
+            let entry = entry.as_object().expect("tokens by id");
+            assert!((2..=3).contains(&entry.len()), "{entry:?}");
+            let ranks: Vec<u64> = entry.values().filter_map(|one| one["rank"].as_u64()).collect();
+            assert_eq!(ranks, [1, 2]);
+            assert!(
+                entry
+                    .values()
+                    .all(|one| one["logprob"].is_f64() && one["decoded_token"].is_string())
+            );
+        }
+        let refusal = post(server.address, path, &with(body, &json!({"stream": true}))).await;
+        assert_eq!(
+            (refusal.status, &refusal.json()["error"]["param"]),
+            (400, &json!("prompt_logprobs"))
+        );
+    }
+    let named = json!({"logprobs": 1, "return_tokens_as_token_ids": true});
+    let whole = post(server.address, COMPLETE, &complete("h", &named)).await.json();
+    assert_eq!(whole["choices"][0]["logprobs"]["tokens"], json!(["token_id:104", "token_id:258"]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_message_can_be_continued_and_repeated() {
+    let server = Server::start().await;
+    let messages =
+        json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "[hello]>"}]);
+    let body =
+        json!({"messages": messages, "continue_final_message": true, "return_token_ids": true});
+    let whole = post(server.address, CHAT, &body).await.json();
+    assert_eq!(whole["choices"][0]["message"]["content"], "hello");
+    let ids = whole["prompt_token_ids"].as_array().unwrap();
+    assert_eq!(ids.last(), Some(&json!(u32::from(b'>'))), "the message is not ended");
+    let echoed = with(body.clone(), &json!({"echo": true}));
+    let whole = post(server.address, CHAT, &echoed).await.json();
+    assert_eq!(whole["choices"][0]["message"]["content"], "[hello]>hello");
+    let streamed = with(echoed, &json!({"stream": true}));
+    let events = post(server.address, CHAT, &streamed).await.events(true);
+    let text: String = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(text, "[hello]>hello");
+    let both = with(body, &json!({"add_generation_prompt": true}));
+    let refusal = post(server.address, CHAT, &both).await;
+    assert_eq!(
+        (refusal.status, &refusal.json()["error"]["param"]),
+        (400, &json!("continue_final_message"))
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_can_come_with_every_chunk() {
+    let server = Server::start().await;
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let more = json!({"stream": true, "stream_options": options});
+    for (path, body) in [(CHAT, chat("hello", &more)), (COMPLETE, complete("hello", &more))] {
+        let events = post(server.address, path, &body).await.events(true);
+        let counts: Vec<u64> = events
+            .iter()
+            .map(|event| event["usage"]["completion_tokens"].as_u64().expect("usage"))
+            .collect();
+        assert!(counts.is_sorted() && counts.last() == Some(&6) && counts[0] >= 1, "{counts:?}");
+    }
+    server.stop().await;
+}
