@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use folio_model::block_size::Lengths;
-use folio_model::{MemoryPlan, MemoryRequest};
+use folio_model::{Dtype, KvDtype, MemoryPlan, MemoryRequest, Quantization};
 use folio_sim::cost;
 
 use crate::args::{self, ModelArgs};
@@ -114,22 +114,22 @@ pub(crate) fn plan(
     request: &MemoryRequest<'_>,
     fill: bool,
 ) -> Result<MemoryPlan> {
-    let plan = MemoryPlan::for_spec(&described.spec, described.stored, request)?;
+    let plan = MemoryPlan::for_outline(&described.outline, request)?;
     if !fill || request.kv_cache_memory_bytes.is_some() {
         return Ok(plan);
     }
     let left = request.available_bytes.saturating_sub(plan.fixed_bytes());
     let request = MemoryRequest { kv_cache_memory_bytes: Some(left), ..*request };
-    Ok(MemoryPlan::for_spec(&described.spec, described.stored, &request)?)
+    Ok(MemoryPlan::for_outline(&described.outline, &request)?)
 }
 
 /// The longest context for which there is a plan, up to the model's.
 fn largest_context(described: &Described, request: &MemoryRequest<'_>) -> usize {
     let fits = |tokens| {
         let request = MemoryRequest { max_model_len: Some(tokens), ..*request };
-        MemoryPlan::for_spec(&described.spec, described.stored, &request).is_ok()
+        MemoryPlan::for_outline(&described.outline, &request).is_ok()
     };
-    let (mut low, mut high) = (0, described.spec.context);
+    let (mut low, mut high) = (0, described.spec().context);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
         if fits(middle) { low = middle } else { high = middle - 1 }
@@ -187,22 +187,27 @@ fn others(
         tables::size(plan.kv_bytes_per_block),
         plan.block_size
     );
-    for dtype in [folio_model::Dtype::F32, folio_model::Dtype::Bf16] {
-        let request = MemoryRequest { dtype: Some(dtype), ..*request };
-        let bytes = MemoryPlan::weight_bytes_of(&described.spec, dtype);
-        let fits = MemoryPlan::for_spec(&described.spec, described.stored, &request).is_ok();
-        let note = if fits { "fits" } else { "does not fit" };
-        let _ = writeln!(
-            out,
-            "  as {:<9} {:>10}  of weights; {note}",
-            dtype.name(),
-            tables::size(bytes)
-        );
+    let kinds = [
+        ("float32", Some(Dtype::F32), None),
+        ("bfloat16", Some(Dtype::Bf16), None),
+        ("int8", None, Some(Quantization::Int8)),
+        ("int4", None, Some(Quantization::Int4 { group: 128 })),
+    ];
+    for (name, dtype, quantization) in kinds {
+        let request = MemoryRequest { dtype, quantization, ..*request };
+        let plan = |available_bytes| {
+            let request = MemoryRequest { available_bytes, ..request };
+            MemoryPlan::for_outline(&described.outline, &request)
+        };
+        let Ok(roomy) = plan(u64::MAX) else { continue };
+        let note = if plan(request.available_bytes).is_ok() { "fits" } else { "does not fit" };
+        let bytes = tables::size(roomy.weight_bytes);
+        let _ = writeln!(out, "  as {name:<9} {bytes:>10}  of weights; {note}");
     }
     let _ = writeln!(
         out,
         "largest context: {context} tokens of the model's {}",
-        described.spec.context
+        described.spec().context
     );
     let _ = writeln!(
         out,
@@ -241,7 +246,7 @@ fn advice(plan: &MemoryPlan, holds: &Holds, users: u64, memory: u64) -> String {
             tables::size(need),
             tables::size(need - memory)
         );
-        if plan.kv_dtype == folio_model::Dtype::F32 {
+        if plan.kv_dtype == KvDtype::F32 {
             out.push_str("; --kv-cache-dtype bfloat16 halves the cache");
         }
     }
@@ -285,6 +290,7 @@ mod tests {
         let spec = Described::find(None).unwrap();
         let request = MemoryRequest {
             dtype: None,
+            quantization: None,
             kv_dtype: None,
             block_size: Some(16),
             kv_cache_memory_bytes: None,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use folio_model::fields::Fields;
-use folio_model::{Checkpoint, Dtype, ModelSource, ModelSpec, arch};
+use folio_model::{Checkpoint, Dtype, ModelSource, ModelSpec, Outline, arch};
 use folio_sim::cost::Shape;
 
 use crate::builtin;
@@ -28,9 +28,7 @@ const KNOWN: [(&str, &[u8]); 6] = [
 #[derive(Clone, Debug)]
 pub(crate) struct Described {
     pub(crate) name: String,
-    pub(crate) spec: ModelSpec,
-    /// The kind most weights are stored in.
-    pub(crate) stored: Dtype,
+    pub(crate) outline: Outline,
 }
 
 impl Described {
@@ -41,22 +39,28 @@ impl Described {
     pub(crate) fn find(model: Option<&Path>) -> Result<Self> {
         let Some(path) = model else {
             let source = ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES };
-            return Self::of_checkpoint(&Checkpoint::open(&source)?);
+            return Ok(Self::of_checkpoint(&Checkpoint::open(&source)?));
         };
         let name = path.to_string_lossy().to_lowercase();
         if let Some((known, config)) = KNOWN.iter().find(|(known, _)| *known == name) {
             return Self::of_config((*known).to_owned(), config);
         }
         let config = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
+        let gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        if gguf {
+            return Ok(Self::of_checkpoint(&Checkpoint::open(&ModelSource::at(
+                path.to_path_buf(),
+            ))?));
+        }
         if path.is_dir()
             && let Ok(checkpoint) = Checkpoint::open(&ModelSource::Folder(path.to_path_buf()))
         {
-            return Self::of_checkpoint(&checkpoint);
+            return Ok(Self::of_checkpoint(&checkpoint));
         }
         let names = KNOWN.map(|(name, _)| name).join(", ");
         if !config.is_file() {
             bail!(
-                "there is no model {}; give a folder, a config.json, or one of {names}",
+                "there is no model {}; give a folder, a GGUF file, a config.json, or one of {names}",
                 path.display()
             );
         }
@@ -75,9 +79,8 @@ impl Described {
         Self::of_config(name, &bytes)
     }
 
-    fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        let (spec, stored) = (checkpoint.spec().clone(), checkpoint.stored_dtype());
-        Ok(Self { name: checkpoint.name(), spec, stored })
+    fn of_checkpoint(checkpoint: &Checkpoint) -> Self {
+        Self { name: checkpoint.name(), outline: Outline::of_checkpoint(checkpoint) }
     }
 
     fn of_config(name: String, config: &[u8]) -> Result<Self> {
@@ -88,18 +91,22 @@ impl Described {
             Some("float16") => Dtype::F16,
             _ => Dtype::Bf16,
         };
-        Ok(Self { name, spec, stored })
+        Ok(Self { name, outline: Outline::of_floats(spec, stored) })
+    }
+
+    pub(crate) fn spec(&self) -> &ModelSpec {
+        self.outline.spec()
     }
 
     /// What of it decides how long steps take.
     #[allow(clippy::cast_precision_loss, reason = "dimensions are bounded far below 2^52")]
     pub(crate) fn shape(&self) -> Shape {
-        let spec = &self.spec;
+        let spec = self.spec();
         let (hidden, layers) = (spec.hidden as f64, spec.layers as f64);
         let widths = spec.qkv_width() + spec.query_width() + spec.up_width() + spec.intermediate;
         let layer_weights = hidden * widths as f64 * layers;
         let head_weights = hidden * spec.vocab as f64;
-        let bytes = self.stored.bytes() as f64;
+        let bytes = self.outline.stored_dtype().bytes() as f64;
         Shape {
             name: self.name.clone(),
             weight_bytes: bytes * (layer_weights + head_weights),

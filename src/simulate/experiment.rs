@@ -144,7 +144,7 @@ impl Trial<'_> {
             Some(blocks) => blocks,
             None => self.machine.blocks(args, point.block_size)?,
         };
-        let context = self.machine.described.spec.context;
+        let context = self.machine.described.spec().context;
         let max_model_len = match args.max_model_len {
             Some(len) => len,
             None => u32::try_from(context).unwrap_or(u32::MAX),

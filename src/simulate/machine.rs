@@ -90,6 +90,7 @@ impl Machine {
         let memory = self.device.memory_bytes * f64::from(self.devices) * self.utilization;
         let request = MemoryRequest {
             dtype: None,
+            quantization: None,
             kv_dtype: None,
             block_size: Some(usize::try_from(block_size)?),
             kv_cache_memory_bytes: None,

@@ -11,6 +11,7 @@ use folio_kernels::{
 
 use crate::advice::advise;
 use crate::checkpoint::Checkpoint;
+use crate::outline::Outline;
 use crate::sample::WORK_BYTES_PER_TOKEN;
 use crate::scratch::ScratchShape;
 use crate::sizes::{WeightSizes, wide};
@@ -127,22 +128,12 @@ impl MemoryPlan {
         Self::for_facts(&facts, request)
     }
 
-    /// The same for a model of which only the configuration is there, with weights stored as `stored`.
+    /// The same for a model that need not be there.
     ///
     /// # Errors
     /// When a value is out of range, or the whole does not fit into what is available.
-    pub fn for_spec(
-        spec: &ModelSpec,
-        stored: Dtype,
-        request: &MemoryRequest<'_>,
-    ) -> Result<Self, DoesNotFit> {
-        Self::for_facts(&Facts { spec, stored }, request)
-    }
-
-    /// What the weights of a model take when they are kept as `dtype`.
-    #[must_use]
-    pub fn weight_bytes_of(spec: &ModelSpec, dtype: Dtype) -> u64 {
-        WeightSizes::new(spec, dtype).total
+    pub fn for_outline(outline: &Outline, request: &MemoryRequest<'_>) -> Result<Self, DoesNotFit> {
+        Self::for_facts(&Facts { spec: &outline.spec, inventory: &outline.inventory }, request)
     }
 
     pub(crate) fn for_facts(

@@ -6,7 +6,7 @@ use super::quantise::Quantization;
 use super::resolve::{LinearTensors, ModelTensors};
 use super::stored::Stored;
 use crate::backend::Form;
-use crate::spec::ModelSpec;
+use crate::spec::{ModelSpec, Position};
 
 /// One matrix of the forward pass, and how each part of it is stored, in a file or in memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +129,33 @@ impl Inventory {
                 })
                 .collect(),
             head: plain(&tensors.logits),
+            converted: None,
+        }
+    }
+
+    /// Of a model of which only the configuration is there, with all weights stored as floats of one kind.
+    pub(crate) fn of_floats(spec: &ModelSpec, dtype: Dtype) -> Self {
+        let matrix = |form, outputs, inputs| MatrixLayout {
+            form,
+            inputs,
+            parts: vec![(outputs, Stored::Floats(dtype))],
+        };
+        let table = |rows| matrix(Form::Plain, rows, spec.hidden);
+        let up = if spec.gated { Form::Gated } else { Form::Plain };
+        let layer = [
+            matrix(Form::Plain, spec.qkv_width(), spec.hidden),
+            matrix(Form::Plain, spec.hidden, spec.query_width()),
+            matrix(up, spec.up_width(), spec.hidden),
+            matrix(Form::Plain, spec.hidden, spec.intermediate),
+        ];
+        Self {
+            embed: (!spec.tied).then(|| table(spec.vocab)),
+            positions: match spec.position {
+                Position::Learned { offset } => Some(table(spec.context + offset)),
+                Position::Rope(_) => None,
+            },
+            layers: vec![layer; spec.layers],
+            head: table(spec.vocab),
             converted: None,
         }
     }
