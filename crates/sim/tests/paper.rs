@@ -40,8 +40,7 @@ fn recipe(lengths: Lengths, rate: f64, decoding: Decoding, count: usize) -> Reci
 
 fn play(policy: Policy, recipe: &Recipe) -> Summary {
     let played = setup(policy).play(cost(), &recipe.generate(), &mut |_| ()).unwrap();
-    let summary = Summary::new(&played, &Objectives::default());
-    summary
+    Summary::new(&played, &Objectives::default())
 }
 
 /// `value` is what the paper has, give or take `by` of it.
