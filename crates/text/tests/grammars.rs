@@ -1,5 +1,7 @@
 //! Whatever follows its masks follows its grammar, and whatever a client sends is compiled or refused in words.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::fmt::Write;
 
 use folio_text::{
@@ -260,7 +262,7 @@ fn enforced_calls_are_read_as_calls() {
                         arguments.push(String::new());
                     }
                     ToolDelta::Arguments(more) => {
-                        write!(arguments.last_mut().unwrap(), "{more}").unwrap()
+                        write!(arguments.last_mut().unwrap(), "{more}").unwrap();
                     }
                 }
             }
@@ -269,7 +271,7 @@ fn enforced_calls_are_read_as_calls() {
                 let value: Value = serde_json::from_str(arguments).unwrap();
                 match name.as_str() {
                     "get_weather" => {
-                        assert!(value["days"].is_i64() && value["city"].is_string(), "{text}")
+                        assert!(value["days"].is_i64() && value["city"].is_string(), "{text}");
                     }
                     "now" => assert!(value.is_object(), "{text}"),
                     other => panic!("{other} is no tool"),
