@@ -5,6 +5,8 @@ import openai
 import pytest
 
 QUESTION = "What is your name?"
+# The client has no argument for it.
+GREEDY = {"temperature": 0}
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +51,7 @@ def test_a_response_that_needs_a_store_is_refused_by_name(client, model):
 def test_a_message_equals_the_chat_answer(client, claude, model):
     messages = [{"role": "user", "content": QUESTION}]
     chat = client.chat.completions.create(model=model, temperature=0, max_tokens=20, messages=messages)
-    message = claude.messages.create(model=model, temperature=0, max_tokens=20, messages=messages)
+    message = claude.messages.create(model=model, max_tokens=20, messages=messages, extra_body=GREEDY)
     assert message.content[0].text == chat.choices[0].message.content
     assert message.usage.output_tokens == chat.usage.completion_tokens
     read = message.usage.input_tokens + message.usage.cache_read_input_tokens
@@ -61,7 +63,7 @@ def test_a_message_equals_the_chat_answer(client, claude, model):
 def test_a_streamed_message_equals_the_whole_one(claude, model):
     asked = dict(
         model=model,
-        temperature=0,
+        extra_body=GREEDY,
         max_tokens=30,
         system="Answer briefly.",
         messages=[{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],

@@ -51,7 +51,7 @@ fn near(what: &str, value: f64, paper: f64, by: f64) {
 #[test]
 fn a_reservation_wastes_what_the_paper_says_and_paging_less() {
     // Three requests a second are more than anybody serves, so the memory is what limits all of them.
-    let recipe = recipe(Lengths::ShareGpt, 3.0, Decoding::Single, 150);
+    let recipe = recipe(Lengths::ShareGpt, 3.0, Decoding::Single, 400);
     for (policy, tokens, batched) in [
         (Policy::OrcaMax, 0.204, 7.0),
         (Policy::OrcaPow2, 0.268, 9.81),
@@ -60,7 +60,7 @@ fn a_reservation_wastes_what_the_paper_says_and_paging_less() {
         let summary = play(policy, &recipe);
         near(policy.name(), summary.kv.tokens, tokens, 0.2);
         near(policy.name(), summary.batched_requests, batched, 0.15);
-        assert_eq!((summary.completed, summary.preemptions), (150, 0));
+        assert_eq!((summary.completed, summary.preemptions), (400, 0));
     }
     let paged = play(Policy::Paged, &recipe);
     assert!(paged.kv.tokens > 0.9, "{:?}", paged.kv);
