@@ -1,4 +1,5 @@
-//! The oracle: every operation as plain loops in f64, weights rounded as they are stored, nothing else rounded.
+//! The oracle: every operation as plain loops in f64, weights rounded as they are stored, activations where the chosen rule
+//! says, nothing else rounded.
 //!
 //! It shares no kernel with the CPU backend. Its attention gathers keys and values through the block table into one
 //! contiguous list and takes an ordinary softmax over it.
@@ -18,11 +19,19 @@ use folio_model::spec::NormKind;
 use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored};
 use folio_model::{Dtype, KvDtype, ModelError};
 
-pub(crate) struct Naive;
+use crate::rounding::Activations;
+
+pub(crate) struct Naive(pub(crate) Activations);
 
 /// Rows of equal width.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows(pub(crate) Vec<Vec<f64>>);
+
+/// Weights, and how many rows are kept in which way.
+pub(crate) struct NaiveMatrix {
+    rows: Vec<Vec<f64>>,
+    parts: Vec<(usize, Stored)>,
+}
 
 /// All heads of one position.
 type KeyValue = (Vec<f64>, Vec<f64>);
@@ -166,13 +175,33 @@ fn quantised(bits: Bits) -> impl Fn(&[f32]) -> Vec<f64> {
     }
 }
 
+impl Naive {
+    /// A row times a matrix, plus bias.
+    fn products(&self, l: &Linear<Self>, x: &[f64]) -> Vec<f64> {
+        let (mut y, mut weights) = (Vec::new(), l.matrix.rows.iter());
+        for &(outputs, stored) in &l.matrix.parts {
+            let x = self.0.beside(stored, x);
+            let dot = |w: &Vec<f64>| w.iter().zip(&x).map(|(w, x)| w * x).sum::<f64>();
+            y.extend(weights.by_ref().take(outputs).map(dot));
+        }
+        if let Some(bias) = &l.bias {
+            y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+        }
+        y
+    }
+}
+
 impl Backend for Naive {
-    type Matrix = Rows;
+    type Matrix = NaiveMatrix;
     type Vector = Vec<f64>;
     type Buffer = Rows;
     type Cache = NaiveCache;
 
-    fn matrix(&self, t: &LinearTensors<'_>, layout: &MatrixLayout) -> Result<Rows, ModelError> {
+    fn matrix(
+        &self,
+        t: &LinearTensors<'_>,
+        layout: &MatrixLayout,
+    ) -> Result<NaiveMatrix, ModelError> {
         let mut rows = Vec::new();
         for ((tensor, stored, range), (_, kept)) in t.parts.iter().zip(&layout.parts) {
             let values = match &tensor.elements {
@@ -207,7 +236,7 @@ impl Backend for Naive {
                 });
             }
         }
-        Ok(Rows(rows))
+        Ok(NaiveMatrix { rows, parts: layout.parts.clone() })
     }
 
     fn vector(&self, values: Vec<f32>) -> Vec<f64> {
@@ -222,15 +251,15 @@ impl Backend for Naive {
         Ok(NaiveCache { shape, entries: HashMap::new() })
     }
 
-    fn look_up(&self, table: &Rows, ids: &[u32], out: &mut Rows) {
+    fn look_up(&self, table: &NaiveMatrix, ids: &[u32], out: &mut Rows) {
         for (&id, out) in ids.iter().zip(&mut out.0) {
-            out.clone_from(&table.0[id as usize]);
+            out.clone_from(&table.rows[id as usize]);
         }
     }
 
-    fn add_rows(&self, table: &Rows, ids: &[u32], _: &mut Rows, x: &mut Rows) {
+    fn add_rows(&self, table: &NaiveMatrix, ids: &[u32], _: &mut Rows, x: &mut Rows) {
         for (&id, x) in ids.iter().zip(&mut x.0) {
-            x.iter_mut().zip(&table.0[id as usize]).for_each(|(x, t)| *x += t);
+            x.iter_mut().zip(&table.rows[id as usize]).for_each(|(x, t)| *x += t);
         }
     }
 
@@ -252,10 +281,7 @@ impl Backend for Naive {
 
     fn linear(&self, l: &Linear<Self>, epilogue: Epilogue, rows: usize, x: &Rows, out: &mut Rows) {
         for (x, out) in x.0[..rows].iter().zip(&mut out.0) {
-            let dot = |w: &Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
-            let bias = |i: usize| l.bias.as_ref().map_or(0.0, |bias| bias[i]);
-            let y: Vec<f64> =
-                l.matrix.0.iter().enumerate().map(|(i, w)| dot(w) + bias(i)).collect();
+            let y = self.products(l, x);
             match epilogue {
                 Epilogue::Store => *out = y,
                 Epilogue::Add => out.iter_mut().zip(y).for_each(|(o, y)| *o += y),
@@ -329,20 +355,16 @@ impl Backend for Naive {
                     let columns = head * head_dim..(head + 1) * head_dim;
                     let from = head / (spec.heads / kv_heads) * head_dim;
                     let kv = from..from + head_dim;
-                    let query = &qkv.0[token][columns.clone()];
+                    let query = self.0.query(&qkv.0[token][columns.clone()]);
                     let scores = seen.iter().map(|(k, _)| {
                         let dot: f64 = query.iter().zip(&k[kv.clone()]).map(|(q, k)| q * k).sum();
                         let score = dot * f64::from(spec.scale);
                         spec.softcap
                             .map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
                     });
-                    let weights: Vec<f64> = scores.map(f64::exp).collect();
-                    let total: f64 = weights.iter().sum();
-                    for (channel, column) in columns.enumerate() {
-                        let values = seen.iter().map(|(_, v)| v[from + channel]);
-                        let sum: f64 = values.zip(&weights).map(|(v, w)| v * w).sum();
-                        out.0[token][column] = sum / total;
-                    }
+                    let values: Vec<_> = seen.iter().map(|(_, v)| &v[kv.clone()]).collect();
+                    let mixed = self.0.mix(&scores.collect::<Vec<_>>(), &values);
+                    out.0[token][columns].copy_from_slice(&mixed);
                 }
             }
         }

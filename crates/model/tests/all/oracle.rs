@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use folio_kernels::{Activation, AttendSpec, BatchRow, Epilogue, Raw};
+use folio_kernels::{Activation, AttendSpec, BatchRow, Bits, CodeFormat, Epilogue, Raw, Scaling};
 use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Role, Rotation, Step};
 use folio_model::rope::RopeStyle;
 use folio_model::spec::{NormKind, NormSpec};
@@ -12,7 +12,8 @@ use proptest::prelude::*;
 
 use crate::driver::{Driver, Job, Outcome, Random, Setup, cpu_runner, open, request};
 use crate::golden::{ZOO, cases, shared, variants, zoo};
-use crate::naive::{Naive, Rows};
+use crate::naive::{Naive, NaiveMatrix, Rows};
+use crate::rounding::Activations;
 
 const DTYPES: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::Bf16];
 
@@ -50,7 +51,7 @@ type Buffers = (<Cpu as Backend>::Buffer, Rows);
 
 impl Pair {
     fn new(threads: usize) -> Self {
-        Self { cpu: Cpu::new(threads, Isa::detect()).unwrap(), naive: Naive }
+        Self { cpu: Cpu::new(threads, Isa::detect()).unwrap(), naive: Naive(Activations::Kernels) }
     }
 
     fn zeros(&self, rows: usize, width: usize) -> Buffers {
@@ -67,11 +68,11 @@ impl Pair {
         (cpu, naive)
     }
 
-    fn tables(&self, stored: &Stored, dtype: Dtype) -> (<Cpu as Backend>::Matrix, Rows) {
+    fn tables(&self, stored: &Stored, dtype: Dtype) -> (<Cpu as Backend>::Matrix, NaiveMatrix) {
         let (rows, inputs) = (stored.shape[0], stored.shape[1]);
         let parts = vec![(stored.tensor(), rows, 0..rows)];
         let tensors = LinearTensors { parts, inputs, transposed: false, bias: None };
-        let kept = layout(&tensors, dtype, Form::Plain);
+        let kept = layout(&tensors, &[StoredAs::Floats(dtype)], Form::Plain);
         (self.cpu.matrix(&tensors, &kept).unwrap(), self.naive.matrix(&tensors, &kept).unwrap())
     }
 
@@ -106,11 +107,11 @@ fn assert_close((cpu, naive): &Buffers, rows: usize, tolerance: f64) {
     }
 }
 
-/// All parts kept as floats of one kind.
-fn layout(tensors: &LinearTensors<'_>, dtype: Dtype, form: Form) -> MatrixLayout {
+/// Each part kept as asked.
+fn layout(tensors: &LinearTensors<'_>, kept: &[StoredAs], form: Form) -> MatrixLayout {
     let mut layout = MatrixLayout::new(tensors, form);
-    for (_, stored) in &mut layout.parts {
-        *stored = StoredAs::Floats(dtype);
+    for ((_, stored), kept) in layout.parts.iter_mut().zip(kept) {
+        *stored = *kept;
     }
     layout
 }
@@ -128,13 +129,25 @@ fn dtype() -> impl Strategy<Value = Dtype> {
     prop::sample::select(DTYPES.to_vec())
 }
 
+/// How a matrix may be kept: as floats, or as codes in groups of which the last may be short.
+fn kept() -> impl Strategy<Value = StoredAs> {
+    let groups = prop::sample::select(vec![None, Some(8), Some(20), Some(32)]);
+    let bits = prop::sample::select(vec![Bits::Four, Bits::Eight]);
+    let codes = (bits, groups).prop_map(|(bits, group)| {
+        let format = CodeFormat { bits, group, scaling: Scaling::Centred };
+        StoredAs::Codes { format, name: "codes" }
+    });
+    prop_oneof![dtype().prop_map(StoredAs::Floats), codes]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn linear_layers(
         seed in 0..u64::MAX, rows in 1..40_usize, inputs in 1..90_usize, half in 1..50_usize,
-        stored in dtype(), kept in dtype(), transposed: bool, biased: bool, threads in 1..3_usize,
+        stored in dtype(), kept in [kept(), kept()], transposed: bool, biased: bool,
+        threads in 1..3_usize,
     ) {
         let (random, pair) = (&mut Random(seed), Pair::new(threads));
         let outputs = 2 * half;
@@ -163,7 +176,7 @@ proptest! {
             let gated = matches!(epilogue, Epilogue::Gated(_));
             let form = if gated { Form::Gated } else { Form::Plain };
             let mut out = pair.random(random, rows, if gated { half } else { outputs });
-            let layout = layout(&tensors, kept, form);
+            let layout = layout(&tensors, &kept, form);
             let cpu = Linear::<Cpu> {
                 role: Role::Up,
                 matrix: pair.cpu.matrix(&tensors, &layout).unwrap(),
@@ -299,16 +312,35 @@ fn both(folder: &Path, setup: &Setup, jobs: &[Job]) -> [Vec<Outcome>; 2] {
     let (mut runner, plan) = cpu_runner(&checkpoint, setup);
     let ours = Driver::new(&mut runner, &plan, 3).run(jobs, setup);
     let plan = MemoryPlan::compute(&checkpoint, &request(setup)).unwrap();
-    let mut naive = Runner::load(Naive, &checkpoint, &plan, &mut |_| {}).unwrap();
+    let mut naive =
+        Runner::load(Naive(Activations::Kernels), &checkpoint, &plan, &mut |_| {}).unwrap();
     [ours, Driver::new(&mut naive, &plan, 4).run(jobs, setup)]
 }
 
-/// The largest difference of a prompt's log-probabilities. Where activations are rounded, too, tokens may differ.
-pub(crate) fn prompt_deviation(folder: &Path, setup: &Setup, jobs: &[Job]) -> f64 {
+/// That the kernels give prompts the oracle's log-probabilities where activations are rounded, too.
+///
+/// The oracle rounds by the same rule, but what it rounds differs in the last bits of f32, so that a number near the middle of
+/// two steps may go the other way: one in some ten thousand. It moves the rest of its prompt, and no other.
+pub(crate) fn assert_rounded_alike(name: &str, folder: &Path, setup: &Setup, jobs: &[Job]) {
     let [ours, theirs] = both(folder, setup, jobs);
-    let pairs =
-        ours.iter().zip(&theirs).flat_map(|(a, b)| a.prompt_scores.iter().zip(&b.prompt_scores));
-    pairs.map(|(a, b)| f64::from((a.logprob - b.logprob).abs())).fold(0.0, f64::max)
+    let largest = |(ours, theirs): (&Outcome, &Outcome)| {
+        let pairs = ours.prompt_scores.iter().zip(&theirs.prompt_scores);
+        pairs.map(|(a, b)| (a.logprob - b.logprob).abs()).fold(0.0, f32::max)
+    };
+    let mut largest: Vec<f32> = ours.iter().zip(&theirs).map(largest).collect();
+    largest.sort_by(f32::total_cmp);
+    let (most, of_most) = (largest[jobs.len() - 1], largest[jobs.len() * 3 / 4]);
+    println!(
+        "{name}: {of_most:.1e} from the oracle in three quarters of the prompts, {most:.1e} in all"
+    );
+    assert!(of_most < 1e-5 && most < 0.05, "{name}: {largest:?}");
+}
+
+/// Prompts of two or three tokens.
+pub(crate) fn short_prompts(vocab: usize) -> Vec<Job> {
+    let random = &mut Random(17);
+    let mut prompt = |length| (0..length).map(|_| random.below(vocab) as u32).collect::<Vec<_>>();
+    (0..16).map(|number| Job::greedy(&prompt(2 + number % 2), 1)).collect()
 }
 
 /// The largest deviation of log-probabilities, at every prompt token and the top five of greedy steps.

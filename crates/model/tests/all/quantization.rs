@@ -4,7 +4,7 @@ use folio_model::{KvDtype, MemoryPlan, Quantization};
 
 use crate::driver::{Driver, Job, Setup, cpu_runner, open, request};
 use crate::golden::{cases, shared, zoo};
-use crate::oracle::prompt_deviation;
+use crate::oracle::{assert_rounded_alike, short_prompts};
 
 const KINDS: [(Quantization, &str); 4] = [
     (Quantization::Int8, "int8"),
@@ -47,7 +47,8 @@ fn trained_models_drift_within_bounds() {
 /// Every family, so also transposed, fused and tied matrices.
 #[test]
 fn kernels_compute_what_the_rule_says() {
-    let prompt: Vec<u32> = (0..20).map(|i| (i * 31 + 5) % 96).collect();
+    let long: Vec<u32> = (0..20).map(|i| (i * 31 + 5) % 96).collect();
+    let jobs = [short_prompts(96), vec![Job::greedy(&long, 1)]].concat();
     for family in ["gemma2", "gpt2", "gpt-neox", "phi3", "qwen2"] {
         for (quantization, name) in [KINDS[0], KINDS[1]] {
             let setup = Setup {
@@ -55,10 +56,7 @@ fn kernels_compute_what_the_rule_says() {
                 kv_dtype: Some(KvDtype::F32),
                 ..Setup::default()
             };
-            let most = prompt_deviation(&zoo(family), &setup, &[Job::greedy(&prompt, 1)]);
-            println!("{family} {name}: {most:.1e} from the oracle");
-            // Activations are rounded to eight bits; the oracle rounds weights only.
-            assert!(most < 0.5, "{family} {name}: {most}");
+            assert_rounded_alike(&format!("{family} {name}"), &zoo(family), &setup, &jobs);
         }
     }
 }
