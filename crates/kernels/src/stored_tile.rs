@@ -8,7 +8,7 @@ use crate::format::{BLOCK, CodePanel};
 use crate::lanes::LANES;
 use crate::lanes::integers::{CODES, Integers, STEPS};
 use crate::pack_codes::{plane_at, unit_of};
-use crate::terms::{common_zero, scale_and_minimum, zeros};
+use crate::terms::{common_zero, scales_and_minima, zeros};
 
 /// The most rows of such a tile. With more of them it is worth to unpack codes once for all.
 pub(crate) const FEW: usize = 4;
@@ -173,14 +173,19 @@ unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
                     }
                 }
             }
-            for p in 0..P {
-                let (weight, minimum) = scale_and_minimum(l, layout, panels[p], group);
+            let [weights, minima] = scales_and_minima(l, layout, panels, group);
+            for r in 0..R {
+                let scale = l.splat(*t.step_scales.add(group * R + r));
+                for p in 0..P {
+                    let sum = l.mul(l.to_float(whole[r][p]), scale);
+                    acc[r][p] = l.fma(sum, weights[p], acc[r][p]);
+                }
+            }
+            if layout.format.scaling.has_minima() {
                 for r in 0..R {
-                    let scale = l.splat(*t.step_scales.add(group * R + r));
-                    acc[r][p] = l.fma(l.mul(l.to_float(whole[r][p]), scale), weight, acc[r][p]);
-                    if layout.format.scaling.has_minima() {
-                        let total = l.splat(*t.step_totals.add(group * R + r));
-                        acc[r][p] = l.fma(total, minimum, acc[r][p]);
+                    let total = l.splat(*t.step_totals.add(group * R + r));
+                    for p in 0..P {
+                        acc[r][p] = l.fma(total, minima[p], acc[r][p]);
                     }
                 }
             }

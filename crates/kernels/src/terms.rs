@@ -10,34 +10,45 @@ use crate::lanes::integers::Integers;
 /// What makes weights of a group of one panel's codes: scales, what codes are counted from (integers, as bits), minima.
 pub(crate) type Terms = [[f32; LANES]; 3];
 
-/// Scales and minima of one group of the panel at `panel`.
+/// Scales and minima of one group of the panels at `panels`.
 ///
 /// # Safety
-/// The panel must be valid for reading, and the group one that it has.
+/// The panels must be valid for reading, and the group one that they have.
 #[inline(always)]
-pub(crate) unsafe fn scale_and_minimum<L: Integers>(
+pub(crate) unsafe fn scales_and_minima<L: Integers, const P: usize>(
     l: L,
     layout: &CodePanel,
-    panel: *const u8,
+    panels: [*const u8; P],
     group: usize,
-) -> (L::V, L::V) {
-    let outer = group / layout.nested;
+) -> [[L::V; P]; 2] {
+    let (outer, none) = (group / layout.nested * 2 * LANES, l.splat(0.0));
+    let inner = group * LANES;
+    let (mut scales, mut minima) = ([none; P], [none; P]);
+    // The loops are inside the choice, so that they unroll.
     // SAFETY: these are rows of sections that the format has; sections start at multiples of 64 bytes.
     unsafe {
-        let half = |section: usize| l.load_f16(&*panel.add(section + outer * 2 * LANES).cast());
-        let byte = |section: usize| panel.add(section + group * LANES);
-        let (scale, none) = (half(layout.scales), l.splat(0.0));
-        let nested = || l.mul(scale, l.to_float(l.widen_i8(&*byte(layout.group_scales).cast())));
-        match layout.format.scaling {
-            Scaling::Centred | Scaling::Zeros => (scale, none),
-            Scaling::Minima => (scale, half(layout.minima)),
-            Scaling::NestedCentred => (nested(), none),
-            Scaling::NestedMinima => {
-                let own = l.to_float(l.widen_u8(&*byte(layout.group_minima).cast()));
-                (nested(), l.sub(none, l.mul(half(layout.minima), own)))
+        for p in 0..P {
+            scales[p] = l.load_f16(&*panels[p].add(layout.scales + outer).cast());
+        }
+        if layout.format.scaling.is_nested() {
+            for p in 0..P {
+                let own = l.widen_i8(&*panels[p].add(layout.group_scales + inner).cast());
+                scales[p] = l.mul(scales[p], l.to_float(own));
+            }
+        }
+        if layout.format.scaling.has_minima() {
+            for p in 0..P {
+                minima[p] = l.load_f16(&*panels[p].add(layout.minima + outer).cast());
+            }
+        }
+        if layout.format.scaling == Scaling::NestedMinima {
+            for p in 0..P {
+                let own = l.widen_u8(&*panels[p].add(layout.group_minima + inner).cast());
+                minima[p] = l.sub(none, l.mul(minima[p], l.to_float(own)));
             }
         }
     }
+    [scales, minima]
 }
 
 /// What all codes are counted from in products with `offset` (see [`Integers::OFFSET`]); `None`: [`zeros`] has it.
@@ -83,7 +94,7 @@ pub(crate) fn read_terms<L: Integers>(
     for (group, [scales, stored_zeros, minima]) in groups.zip(out) {
         // SAFETY: the panel is whole and has the group; zeros are only read where they are stored.
         let (scale, minimum, zero) = unsafe {
-            let (scale, minimum) = scale_and_minimum(l, layout, panel.as_ptr(), group);
+            let [[scale], [minimum]] = scales_and_minima(l, layout, [panel.as_ptr()], group);
             let zero = match common_zero(layout, offset) {
                 Some(zero) => l.splat_integer(zero),
                 None => zeros(l, layout, panel.as_ptr(), group, offset),
