@@ -152,7 +152,7 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
     }
 }
 
-/// `rows` rows (a size of a register tile above [`crate::stored_tile::FEW`], at most [`crate::lanes::Lanes::ROWS`]) times `panels` panels.
+/// `rows` rows (a size of a register tile above [`Integers::FEW`], at most [`crate::lanes::Lanes::ROWS`]) times `panels` panels.
 ///
 /// # Safety
 /// For every panel, `terms` and `codes` must be valid for reading all groups and their steps; so must steps, their sums, scales
@@ -168,7 +168,7 @@ pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                $($r if const { $r <= L::ROWS } => {
+                $($r if const { $r > L::FEW && $r <= L::ROWS } => {
                     // SAFETY: as the caller promises.
                     unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) }
                 })*
@@ -176,7 +176,7 @@ pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
             }
         };
     }
-    by_rows!(6 8 10 12);
+    by_rows!(6 10 12);
 }
 
 /// Makes bytes of the codes of `blocks` blocks of fewer than eight bits: `[blocks * 2][16][4]`.

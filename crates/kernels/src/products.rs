@@ -11,7 +11,7 @@ use crate::lanes::{LANES, Lanes};
 use crate::linear::Job;
 use crate::pack::Place;
 use crate::steps::Steps;
-use crate::stored_tile::{self, FEW, StoredTile};
+use crate::stored_tile::{self, StoredTile};
 use crate::terms::{Terms, read_terms};
 use crate::tile::{Dealt, StepMajor, Tile, tiles};
 
@@ -139,9 +139,10 @@ fn few_products<L: Integers>(
 ) {
     let weights = job.weights.panels(part.place, part.first, part.panels);
     let grouping = &steps.grouping;
-    for Dealt { first, padded, .. } in job.deal.all().filter(|tile| tile.padded <= FEW) {
-        let together = L::panels(padded);
-        for panel in (0..part.panels).step_by(together) {
+    // Wide enough for every tile; those that are less wide take several steps.
+    for panel in (0..part.panels).step_by(WIDEST) {
+        let end = part.panels.min(panel + WIDEST);
+        for Dealt { first, padded, .. } in job.deal.all().filter(|tile| tile.padded <= L::FEW) {
             // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, whole panels, and the
             // sums, which are only ours.
             unsafe {
@@ -155,8 +156,7 @@ fn few_products<L: Integers>(
                     sums: sums.floats.as_mut_ptr().add(first * sums.width + part.column),
                     sums_stride: sums.width,
                 };
-                let width = together.min(part.panels - panel);
-                stored_tile::tiles(l, &tile, padded, panel, width);
+                stored_tile::tiles(l, &tile, padded, panel..end);
             }
         }
     }
@@ -174,7 +174,7 @@ fn code_products<L: Integers, const SMALL: bool>(
     scratch: &mut [f32],
 ) {
     let (deal, panels) = (job.deal, part.panels);
-    if deal.each() <= FEW {
+    if deal.each() <= L::FEW {
         return;
     }
     let (grouping, together) = (steps.grouping, L::panels(deal.each()));
@@ -192,7 +192,7 @@ fn code_products<L: Integers, const SMALL: bool>(
             let this = &weights[panel * layout.bytes..][..width * layout.bytes];
             let (codes, codes_stride) =
                 prepare::<L, SMALL>(l, layout, this, groups.clone(), terms, unpacked);
-            for Dealt { first, padded, .. } in deal.all().filter(|tile| tile.padded > FEW) {
+            for Dealt { first, padded, .. } in deal.all().filter(|tile| tile.padded > L::FEW) {
                 let others = first * grouping.groups + begin * padded;
                 // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, and the sums, which are only
                 // ours; terms and unpacked codes, which are below 64, were just written for `width` panels; eight-bit

@@ -3,15 +3,14 @@
 //! Sums are the same chains as in `code_tile`. Codes become bytes in registers right before their products, and terms are made where
 //! they are used, so that nothing stands between one read of the panels and the next.
 
+use std::ops::Range;
+
 use crate::codes::Bits;
 use crate::format::{BLOCK, CodePanel};
 use crate::lanes::LANES;
 use crate::lanes::integers::{CODES, Integers, STEPS};
 use crate::pack_codes::{plane_at, unit_of};
 use crate::terms::{common_zero, scales_and_minima, zeros};
-
-/// The most rows of such a tile. With more of them it is worth to unpack codes once for all.
-pub(crate) const FEW: usize = 4;
 
 /// `sums[r][p] = Σ_k x(k, r) * weights[p][k]`
 #[derive(Clone, Copy)]
@@ -199,12 +198,12 @@ unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
     }
 }
 
-/// `R` rows times some panels.
+/// `R` rows times at most as many panels as a tile of these rows is wide.
 ///
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn by_width<L: Integers, const R: usize>(
+unsafe fn by_bits<L: Integers, const R: usize>(
     l: L,
     t: &StoredTile<'_>,
     first: usize,
@@ -232,8 +231,7 @@ unsafe fn by_width<L: Integers, const R: usize>(
     }
 }
 
-/// `rows` rows (a size of a register tile, at most [`FEW`]) times `width` panels, at most as many as a tile of these rows is wide,
-/// from number `first` on.
+/// `rows` rows (a size of a register tile, at most [`Integers::FEW`]) times the panels of these numbers.
 ///
 /// # Safety
 /// All panels must be valid for reading; so must steps, their sums, scales and totals for all rows, and `sums` for writing 16
@@ -243,19 +241,22 @@ pub(crate) unsafe fn tiles<L: Integers>(
     l: L,
     t: &StoredTile<'_>,
     rows: usize,
-    first: usize,
-    width: usize,
+    panels: Range<usize>,
 ) {
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                $($r if const { $r <= L::ROWS } => {
+                $($r if const { $r <= L::FEW } => {
                     // SAFETY: as the caller promises.
-                    unsafe { by_width::<L, $r>(l, t, first, width) }
+                    unsafe {
+                        for first in panels.clone().step_by(L::panels($r)) {
+                            by_bits::<L, $r>(l, t, first, L::panels($r).min(panels.end - first));
+                        }
+                    }
                 })*
                 _ => unreachable!("no register tile has {rows} rows"),
             }
         };
     }
-    by_rows!(1 2 3 4);
+    by_rows!(1 2 3 4 6 8);
 }
