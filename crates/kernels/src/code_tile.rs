@@ -6,14 +6,12 @@
 
 use std::ops::Range;
 
-use crate::codes::{Bits, Scaling};
+use crate::codes::Bits;
 use crate::format::{BLOCK, CodePanel};
 use crate::lanes::LANES;
 use crate::lanes::integers::{CODES, Integers, STEPS};
 use crate::pack_codes::{plane_at, unit_of};
-
-/// What makes weights of a group of one panel's codes: scales, what codes are counted from (integers, as bits), minima.
-pub(crate) type Terms = [[f32; LANES]; 3];
+use crate::terms::Terms;
 
 /// `sums[r][p] (+)= Σ_k x(k, r) * weights[p][k]` over some groups.
 #[derive(Clone, Copy)]
@@ -44,53 +42,6 @@ pub(crate) struct CodeTile {
 
 /// How far ahead of the arithmetic codes are asked for.
 const AHEAD: usize = 4096;
-
-/// Row `row` of the section at `section`.
-#[inline(always)]
-fn at<T: bytemuck::Pod>(panel: &[u8], section: usize, row: usize) -> &[T; LANES] {
-    let size = size_of::<[T; LANES]>();
-    bytemuck::from_bytes(&panel[section + row * size..][..size])
-}
-
-/// The terms of some groups of one panel, for products with `offset` (see [`Integers::OFFSET`]).
-#[inline(always)]
-pub(crate) fn read_terms<L: Integers>(
-    l: L,
-    layout: &CodePanel,
-    panel: &[u8],
-    groups: Range<usize>,
-    offset: i32,
-    out: &mut [Terms],
-) {
-    let centre = i32::from(layout.format.bits.centre());
-    for (group, [scales, zeros, minima]) in groups.zip(out) {
-        let outer = group / layout.nested;
-        let mut scale = l.load_f16(at(panel, layout.scales, outer));
-        let (mut zero, mut minimum) = (l.splat_integer(-offset), l.splat(0.0));
-        match layout.format.scaling {
-            Scaling::Centred => zero = l.splat_integer(centre - offset),
-            Scaling::Zeros => {
-                let stored = l.widen_u8(at(panel, layout.zeros, group));
-                zero = l.subtract(stored, l.splat_integer(offset));
-            }
-            Scaling::Minima => minimum = l.load_f16(at(panel, layout.minima, outer)),
-            Scaling::NestedCentred => {
-                zero = l.splat_integer(centre - offset);
-                let own = l.widen_i8(at(panel, layout.group_scales, group));
-                scale = l.mul(scale, l.to_float(own));
-            }
-            Scaling::NestedMinima => {
-                let own = l.widen_i8(at(panel, layout.group_scales, group));
-                scale = l.mul(scale, l.to_float(own));
-                let own = l.to_float(l.widen_u8(at(panel, layout.group_minima, group)));
-                minimum = l.sub(minimum, l.mul(l.load_f16(at(panel, layout.minima, outer)), own));
-            }
-        }
-        l.store(scale, scales);
-        l.store_integers(zero, bytemuck::cast_mut(zeros));
-        l.store(minimum, minima);
-    }
-}
 
 /// `R` rows times `P` panels. `SMALL`: codes are below 128 and in the cache; otherwise they are of eight bits and come from memory.
 ///
@@ -188,13 +139,7 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
             sums: t.sums.add(done * LANES),
             ..*t
         };
-        if L::panels(R) == 4 {
-            while done + 4 <= panels {
-                tile::<L, SMALL, R, 4>(l, &from(done));
-                done += 4;
-            }
-        }
-        if L::panels(R) == 2 {
+        if const { R <= L::TWO_WIDE } {
             while done + 2 <= panels {
                 tile::<L, SMALL, R, 2>(l, &from(done));
                 done += 2;
@@ -207,7 +152,7 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
     }
 }
 
-/// `rows` rows (a size of a register tile, at most [`crate::lanes::Lanes::ROWS`]) times `panels` panels.
+/// `rows` rows (a size of a register tile above [`Integers::FEW`], at most [`crate::lanes::Lanes::ROWS`]) times `panels` panels.
 ///
 /// # Safety
 /// For every panel, `terms` and `codes` must be valid for reading all groups and their steps; so must steps, their sums, scales
@@ -223,13 +168,15 @@ pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                // SAFETY: as the caller promises.
-                $($r if $r <= L::ROWS => unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) },)*
+                $($r if const { $r > L::FEW && $r <= L::ROWS } => {
+                    // SAFETY: as the caller promises.
+                    unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) }
+                })*
                 _ => unreachable!("no register tile has {rows} rows"),
             }
         };
     }
-    by_rows!(1 2 3 4 6 8 10 12);
+    by_rows!(6 10 12);
 }
 
 /// Makes bytes of the codes of `blocks` blocks of fewer than eight bits: `[blocks * 2][16][4]`.

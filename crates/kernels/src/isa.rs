@@ -166,7 +166,7 @@ use crate::activation::{self, Activation};
 use crate::{attend, linear, logits, measure, norm, pack_floats, rope, steps};
 
 kernels! {
-    fn tile_rows() -> usize = linear::tile_rows;
+    fn deal(rows: usize, codes: bool) -> crate::tile::Deal = linear::deal;
     fn linear_task(job: &linear::Job<'_>, task: usize, sums: &mut [f32]) = linear::task;
     fn quantise_steps(job: &steps::StepsJob<'_>, task: usize) = steps::quantise;
     fn pack_panel(job: &pack_floats::PanelJob<'_>, panel: &mut [u8]) = pack_floats::panel;

@@ -33,8 +33,10 @@ mod products;
 mod quantise;
 mod rope;
 mod steps;
+mod stored_tile;
 mod sync;
 mod team;
+mod terms;
 mod tile;
 mod view;
 

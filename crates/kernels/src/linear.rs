@@ -52,10 +52,11 @@ pub(crate) struct Job<'a> {
     out_width: usize,
 }
 
-/// The most rows in a register tile.
+/// Deals out rows to register tiles. Where all weights are codes, some more rows are better two tiles that read them as they are
+/// stored than one that does not.
 #[inline(always)]
-pub(crate) fn tile_rows<L: Lanes>(_: L) -> usize {
-    L::ROWS
+pub(crate) fn deal<L: Integers>(_: L, rows: usize, codes: bool) -> Deal {
+    Deal::new(rows, if codes && rows <= 2 * L::FEW { L::FEW } else { L::ROWS })
 }
 
 impl<'a> Job<'a> {
@@ -263,9 +264,9 @@ fn chunk(
     let rows = x.len() / inputs;
     let panels = places.iter().map(|place| place.panels).sum();
     let task_panels = task_panels(panels, team.threads());
-    let deal = Deal::new(rows, isa.tile_rows());
-    let padded = deal.padded_rows();
     let floats = places.iter().any(|place| place.grouping.is_none());
+    let deal = isa.deal(rows, !floats);
+    let padded = deal.padded_rows();
     // One row is its own tile.
     let tiled = if floats && rows > 1 { padded * inputs } else { 0 };
     let coded: Vec<usize> =

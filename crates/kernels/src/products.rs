@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::code_tile::{self, CodeTile, Terms, read_terms, unpack};
+use crate::code_tile::{self, CodeTile, unpack};
 use crate::codes::Bits;
 use crate::dtype::{Element, with_element};
 use crate::format::{BLOCK, CodePanel, Grouping, Panel};
@@ -10,6 +10,9 @@ use crate::lanes::integers::Integers;
 use crate::lanes::{LANES, Lanes};
 use crate::linear::Job;
 use crate::pack::Place;
+use crate::steps::Steps;
+use crate::stored_tile::{self, StoredTile};
+use crate::terms::{Terms, read_terms};
 use crate::tile::{Dealt, StepMajor, Tile, tiles};
 
 /// Steps in a slice of the inputs, even: with many rows a panel's slice is used for all of them while it is in the first-level cache.
@@ -44,11 +47,18 @@ pub(crate) fn products<L: Integers>(
         Panel::Float { dtype, elements } => with_element!(*dtype, E => {
             float_products::<L, E>(l, job, part, *elements, sums);
         }),
-        Panel::Codes(layout) if layout.format.bits == Bits::Eight => {
-            code_products::<L, false>(l, job, part, layout, sums, scratch);
-        }
         Panel::Codes(layout) => {
-            code_products::<L, true>(l, job, part, layout, sums, scratch);
+            let Some(steps) = part.place.grouping.and_then(|grouping| job.steps.get(grouping))
+            else {
+                unreachable!("rows are quantised for every grouping")
+            };
+            check(job, part, layout, steps, sums);
+            few_products(l, job, part, layout, steps, sums);
+            if layout.format.bits == Bits::Eight {
+                code_products::<L, false>(l, job, part, layout, steps, sums, scratch);
+            } else {
+                code_products::<L, true>(l, job, part, layout, steps, sums, scratch);
+            }
         }
     }
 }
@@ -101,38 +111,79 @@ fn float_products<L: Lanes, E: Element>(
     }
 }
 
-/// `SMALL`: codes are of fewer than eight bits and are unpacked first.
+/// Checks everything that products of codes read and write, for all rows and panels.
+fn check(job: &Job<'_>, part: &Part<'_>, layout: &CodePanel, steps: &Steps<'_>, sums: &Sums<'_>) {
+    let (rows, grouping) = (job.deal.padded_rows(), &steps.grouping);
+    let weights = job.weights.panels(part.place, part.first, part.panels);
+    assert!(
+        sums.floats.len() >= rows * sums.width
+            && part.column + part.panels * LANES <= sums.width
+            && weights.len() >= part.panels * layout.bytes
+            && layout.grouping == *grouping
+            && steps.steps.len() >= rows * grouping.all_steps()
+            && steps.sums.len().min(steps.scales.len()).min(steps.totals.len())
+                >= rows * grouping.groups,
+        "scratch is too small"
+    );
+}
+
+/// Those tiles that have few rows.
+#[inline(always)]
+fn few_products<L: Integers>(
+    l: L,
+    job: &Job<'_>,
+    part: &Part<'_>,
+    layout: &CodePanel,
+    steps: &Steps<'_>,
+    sums: &mut Sums<'_>,
+) {
+    let weights = job.weights.panels(part.place, part.first, part.panels);
+    let grouping = &steps.grouping;
+    // Wide enough for every tile; those that are less wide take several steps.
+    for panel in (0..part.panels).step_by(WIDEST) {
+        let end = part.panels.min(panel + WIDEST);
+        for Dealt { first, padded, .. } in job.deal.all().filter(|tile| tile.padded <= L::FEW) {
+            // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, whole panels, and the
+            // sums, which are only ours.
+            unsafe {
+                let tile = StoredTile {
+                    layout,
+                    panels: weights.as_ptr(),
+                    x: steps.steps.as_ptr().add(first * grouping.all_steps()),
+                    step_sums: steps.sums.as_ptr().add(first * grouping.groups),
+                    step_scales: steps.scales.as_ptr().add(first * grouping.groups),
+                    step_totals: steps.totals.as_ptr().add(first * grouping.groups),
+                    sums: sums.floats.as_mut_ptr().add(first * sums.width + part.column),
+                    sums_stride: sums.width,
+                };
+                stored_tile::tiles(l, &tile, padded, panel..end);
+            }
+        }
+    }
+}
+
+/// Those tiles that have more rows. `SMALL`: codes are of fewer than eight bits and are unpacked first.
 #[inline(always)]
 fn code_products<L: Integers, const SMALL: bool>(
     l: L,
     job: &Job<'_>,
     part: &Part<'_>,
     layout: &CodePanel,
+    steps: &Steps<'_>,
     sums: &mut Sums<'_>,
     scratch: &mut [f32],
 ) {
     let (deal, panels) = (job.deal, part.panels);
-    let (rows, together) = (deal.padded_rows(), L::panels(deal.each()));
-    let Some(steps) = part.place.grouping.and_then(|grouping| job.steps.get(grouping)) else {
-        unreachable!("rows are quantised for every grouping")
-    };
-    let grouping = steps.grouping;
+    if deal.each() <= L::FEW {
+        return;
+    }
+    let (grouping, together) = (steps.grouping, L::panels(deal.each()));
     let weights = job.weights.panels(part.place, part.first, panels);
     let slice = groups_together(&grouping, together);
     let (terms, unpacked) = scratch.split_at_mut(together * slice * size_of::<Terms>() / 4);
     let terms: &mut [Terms] = bytemuck::cast_slice_mut(terms);
     let unpacked: &mut [u8] = bytemuck::cast_slice_mut(unpacked);
-    assert!(
-        sums.floats.len() >= rows * sums.width
-            && part.column + panels * LANES <= sums.width
-            && weights.len() >= panels * layout.bytes
-            && layout.grouping == grouping
-            && steps.steps.len() >= rows * grouping.all_steps()
-            && steps.sums.len().min(steps.scales.len()).min(steps.totals.len())
-                >= rows * grouping.groups
-            && unpacked.len() >= together * slice * grouping.steps * LANES,
-        "scratch is too small"
-    );
+    assert!(unpacked.len() >= together * slice * grouping.steps * LANES, "scratch is too small");
     for begin in (0..grouping.groups).step_by(slice) {
         let groups = begin..(begin + slice).min(grouping.groups);
         let before = begin * grouping.steps;
@@ -141,10 +192,9 @@ fn code_products<L: Integers, const SMALL: bool>(
             let this = &weights[panel * layout.bytes..][..width * layout.bytes];
             let (codes, codes_stride) =
                 prepare::<L, SMALL>(l, layout, this, groups.clone(), terms, unpacked);
-            for i in 0..deal.tiles() {
-                let Dealt { first, padded, .. } = deal.tile(i);
+            for Dealt { first, padded, .. } in deal.all().filter(|tile| tile.padded > L::FEW) {
                 let others = first * grouping.groups + begin * padded;
-                // SAFETY: the slices asserted above hold all steps and groups of padded rows, and the sums, which are only
+                // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, and the sums, which are only
                 // ours; terms and unpacked codes, which are below 64, were just written for `width` panels; eight-bit
                 // codes are read from the panels.
                 unsafe {

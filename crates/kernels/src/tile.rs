@@ -144,13 +144,13 @@ unsafe fn row_of_tiles<L: Lanes, E: Element, O: Order, const R: usize>(
             sums: t.sums.add(done * LANES),
             ..*t
         };
-        if L::panels(R) == 4 {
+        if const { R <= L::FOUR_WIDE } {
             while done + 4 <= panels {
                 tile::<L, E, O, R, 4>(l, &from(done));
                 done += 4;
             }
         }
-        if L::panels(R) == 2 {
+        if const { R > L::FOUR_WIDE && R <= L::TWO_WIDE } {
             while done + 2 <= panels {
                 tile::<L, E, O, R, 2>(l, &from(done));
                 done += 2;
@@ -211,6 +211,11 @@ impl Deal {
         }
     }
 
+    /// All tiles.
+    pub(crate) fn all(self) -> impl Iterator<Item = Dealt> {
+        (0..self.tiles()).map(move |i| self.tile(i))
+    }
+
     pub(crate) fn tile(self, i: usize) -> Dealt {
         let first = i * self.each;
         let count = self.each.min(self.rows - first);
@@ -239,8 +244,10 @@ pub(crate) unsafe fn tiles<L: Lanes, E: Element, O: Order>(
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                // SAFETY: as the caller promises.
-                $($r if $r <= L::ROWS => unsafe { row_of_tiles::<L, E, O, $r>(l, t, panels) },)*
+                $($r if const { $r <= L::ROWS } => {
+                    // SAFETY: as the caller promises.
+                    unsafe { row_of_tiles::<L, E, O, $r>(l, t, panels) }
+                })*
                 _ => unreachable!("no register tile has {rows} rows"),
             }
         };

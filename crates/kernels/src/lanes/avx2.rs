@@ -62,15 +62,9 @@ unsafe fn transpose8(r: [__m256; 8]) -> [__m256; 8] {
 impl Lanes for Avx2 {
     type V = V;
     const ROWS: usize = 6;
+    const FOUR_WIDE: usize = 1;
+    const TWO_WIDE: usize = 3;
 
-    #[inline(always)]
-    fn panels(rows: usize) -> usize {
-        match rows {
-            1 => 4,
-            2 | 3 => 2,
-            _ => 1,
-        }
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         on_cpu! { let x = _mm256_set1_ps(x); V(x, x) }

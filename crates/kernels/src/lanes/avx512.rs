@@ -32,11 +32,9 @@ type V = __m512;
 impl Lanes for Avx512 {
     type V = V;
     const ROWS: usize = 12;
+    const FOUR_WIDE: usize = 4;
+    const TWO_WIDE: usize = 12;
 
-    #[inline(always)]
-    fn panels(rows: usize) -> usize {
-        if rows <= 4 { 4 } else { 2 }
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         on_cpu!(_mm512_set1_ps(x))

@@ -31,9 +31,21 @@ pub(crate) trait Lanes: Copy {
     /// Most rows of a register tile (see `tile`), 1 to 12.
     const ROWS: usize;
 
+    /// Most rows of register tiles that are four vectors wide.
+    const FOUR_WIDE: usize;
+    /// Most rows of register tiles that are at least two vectors wide.
+    const TWO_WIDE: usize;
+
     /// How many vectors wide the register tile of `rows` rows is: enough independent sums to hide the latency of an FMA,
-    /// few enough to stay in registers. One of 1, 2, 4.
-    fn panels(rows: usize) -> usize;
+    /// few enough to stay in registers.
+    #[inline(always)]
+    fn panels(rows: usize) -> usize {
+        match rows {
+            _ if rows <= Self::FOUR_WIDE => 4,
+            _ if rows <= Self::TWO_WIDE => 2,
+            _ => 1,
+        }
+    }
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32; LANES]) -> Self::V;

@@ -62,15 +62,9 @@ unsafe fn widen_bf16(x: uint16x4_t) -> float32x4_t {
 impl Lanes for Neon {
     type V = V;
     const ROWS: usize = 6;
+    const FOUR_WIDE: usize = 1;
+    const TWO_WIDE: usize = 3;
 
-    #[inline(always)]
-    fn panels(rows: usize) -> usize {
-        match rows {
-            1 => 4,
-            2 | 3 => 2,
-            _ => 1,
-        }
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         on_cpu!([vdupq_n_f32(x); 4])

@@ -25,11 +25,9 @@ fn map2(a: &V, b: &V, f: impl Fn(f32, f32) -> f32) -> V {
 impl Lanes for Scalar {
     type V = V;
     const ROWS: usize = 4;
+    const FOUR_WIDE: usize = 0;
+    const TWO_WIDE: usize = 0;
 
-    #[inline(always)]
-    fn panels(_rows: usize) -> usize {
-        1
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         [x; LANES]

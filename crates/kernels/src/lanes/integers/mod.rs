@@ -29,6 +29,10 @@ pub(crate) trait Integers: Lanes {
     /// fewer than eight bits nothing is taken away.
     const OFFSET: i32;
 
+    /// The most rows of a tile that reads codes as they are stored; for more of them codes are made bytes once for all (see
+    /// `products`).
+    const FEW: usize = if Self::ROWS < 12 { 4 } else { 8 };
+
     fn splat_integer(self, x: i32) -> Self::I;
     fn load_integers(self, from: &[i32; LANES]) -> Self::I;
     fn store_integers(self, x: Self::I, to: &mut [i32; LANES]);

@@ -1,0 +1,262 @@
+//! The register tile of quantised weights for a few rows: they are read once, as they are stored, and memory sets the pace.
+//!
+//! Sums are the same chains as in `code_tile`. Codes become bytes in registers right before their products, and terms are made where
+//! they are used, so that nothing stands between one read of the panels and the next.
+
+use std::ops::Range;
+
+use crate::codes::Bits;
+use crate::format::{BLOCK, CodePanel};
+use crate::lanes::LANES;
+use crate::lanes::integers::{CODES, Integers, STEPS};
+use crate::pack_codes::{plane_at, unit_of};
+use crate::terms::{common_zero, scales_and_minima, zeros};
+
+/// `sums[r][p] = Σ_k x(k, r) * weights[p][k]`
+#[derive(Clone, Copy)]
+pub(crate) struct StoredTile<'a> {
+    pub(crate) layout: &'a CodePanel,
+    /// Whole panels, one after another.
+    pub(crate) panels: *const u8,
+    /// The tile's rows: `[steps / 4][rows][4]` and `[groups][rows]`.
+    pub(crate) x: *const i8,
+    pub(crate) step_sums: *const i32,
+    pub(crate) step_scales: *const f32,
+    pub(crate) step_totals: *const f32,
+    /// `[rows][..]`, 16 columns per panel.
+    pub(crate) sums: *mut f32,
+    /// Floats from row to row of `sums`.
+    pub(crate) sums_stride: usize,
+}
+
+/// How far ahead of the arithmetic codes are asked for.
+const AHEAD: usize = 4096;
+
+/// Codes of a number of bits, known when the tile is compiled.
+trait Width {
+    const SMALL: bool;
+    /// Bytes of a block, on average.
+    const BYTES: usize;
+    /// Eight steps of all outputs, the first four first.
+    ///
+    /// # Safety
+    /// `codes`, where a panel's codes start, must be valid for reading the unit of the block.
+    unsafe fn load<L: Integers>(
+        l: L,
+        layout: &CodePanel,
+        codes: *const u8,
+        block: usize,
+    ) -> [L::C; 2];
+    /// See [`Integers::dot`].
+    fn dot<L: Integers>(l: L, sums: L::I, codes: L::C, steps: L::C) -> L::I;
+}
+
+/// A byte each.
+struct Whole;
+
+/// Four bits, and `PLANES` of one bit.
+struct Nibbles<const PLANES: usize>;
+
+impl Width for Whole {
+    const SMALL: bool = false;
+    const BYTES: usize = 2 * CODES;
+
+    #[inline(always)]
+    unsafe fn load<L: Integers>(l: L, _: &CodePanel, codes: *const u8, block: usize) -> [L::C; 2] {
+        // SAFETY: a block is two vectors, which the caller promises.
+        unsafe {
+            let at = codes.add(block * Self::BYTES);
+            [l.load_codes(&*at.cast()), l.load_codes(&*at.add(CODES).cast())]
+        }
+    }
+
+    #[inline(always)]
+    fn dot<L: Integers>(l: L, sums: L::I, codes: L::C, steps: L::C) -> L::I {
+        l.dot::<false>(sums, codes, steps)
+    }
+}
+
+impl<const PLANES: usize> Width for Nibbles<PLANES> {
+    const SMALL: bool = true;
+    const BYTES: usize = CODES + PLANES * (2 * CODES / 8);
+
+    #[inline(always)]
+    unsafe fn load<L: Integers>(
+        l: L,
+        layout: &CodePanel,
+        codes: *const u8,
+        block: usize,
+    ) -> [L::C; 2] {
+        let (unit, inside) = unit_of(layout, block);
+        // SAFETY: all of it is inside the unit, which the caller promises.
+        unsafe {
+            let unit = codes.add(unit);
+            let (mut low, mut high) = l.nibbles(&*unit.add(inside * CODES).cast());
+            for plane in 0..PLANES {
+                let bits = &*unit.add(plane_at(plane, inside)).cast::<[[u8; CODES / 8]; 2]>();
+                low = l.add_bits(low, &bits[0], 16 << plane);
+                high = l.add_bits(high, &bits[1], 16 << plane);
+            }
+            [low, high]
+        }
+    }
+
+    #[inline(always)]
+    fn dot<L: Integers>(l: L, sums: L::I, codes: L::C, steps: L::C) -> L::I {
+        l.dot::<true>(sums, codes, steps)
+    }
+}
+
+/// `R` rows times `width` panels, at most `P`, from number `first` on.
+///
+/// # Safety
+/// As [`tiles`], for these panels.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "fixed bounds that unroll, over several arrays at once"
+)]
+#[inline(always)]
+unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
+    l: L,
+    t: &StoredTile<'_>,
+    first: usize,
+    width: usize,
+) {
+    let (layout, grouping) = (t.layout, &t.layout.grouping);
+    let (bytes, blocks) = (layout.bytes, grouping.steps / BLOCK);
+    let offset = if W::SMALL { 0 } else { L::OFFSET };
+    let zero = common_zero(layout, offset);
+    // SAFETY: the caller promises that everything addressed by these bounds is valid.
+    unsafe {
+        // Where there are fewer panels than the tile is wide, the last one is computed again.
+        let number = |p: usize| first + p.min(width - 1);
+        let mut panels = [t.panels; P];
+        for p in 0..P {
+            panels[p] = t.panels.add(number(p) * bytes);
+        }
+        let mut acc = [[l.splat(0.0); P]; R];
+        for group in 0..grouping.groups {
+            let mut whole = [[l.splat_integer(0); P]; R];
+            for r in 0..R {
+                let sum = *t.step_sums.add(group * R + r);
+                match zero {
+                    Some(zero) => whole[r] = [l.splat_integer(sum.wrapping_mul(-zero)); P],
+                    None => {
+                        for p in 0..P {
+                            let zeros = zeros(l, layout, panels[p], group, offset);
+                            whole[r][p] = l.multiply(l.splat_integer(sum.wrapping_neg()), zeros);
+                        }
+                    }
+                }
+            }
+            for block in group * blocks..(group + 1) * blocks {
+                // Behind the end of a panel comes what is read next: the panel that follows those of this tile.
+                let mut ahead = layout.codes + block * W::BYTES + AHEAD;
+                if ahead >= bytes {
+                    ahead += (P - 1) * bytes;
+                }
+                let mut codes = [[l.load_codes(&[0; CODES]); 2]; P];
+                for p in 0..P {
+                    for line in (0..W::BYTES).step_by(64) {
+                        l.prefetch(panels[p].wrapping_add(ahead + line));
+                    }
+                    codes[p] = W::load(l, layout, panels[p].add(layout.codes), block);
+                }
+                for half in 0..2 {
+                    for r in 0..R {
+                        let at = ((block * 2 + half) * R + r) * STEPS;
+                        let steps = l.splat_steps(&*t.x.add(at).cast());
+                        for p in 0..P {
+                            whole[r][p] = W::dot(l, whole[r][p], codes[p][half], steps);
+                        }
+                    }
+                }
+            }
+            let [weights, minima] = scales_and_minima(l, layout, panels, group);
+            for r in 0..R {
+                let scale = l.splat(*t.step_scales.add(group * R + r));
+                for p in 0..P {
+                    let sum = l.mul(l.to_float(whole[r][p]), scale);
+                    acc[r][p] = l.fma(sum, weights[p], acc[r][p]);
+                }
+            }
+            if layout.format.scaling.has_minima() {
+                for r in 0..R {
+                    let total = l.splat(*t.step_totals.add(group * R + r));
+                    for p in 0..P {
+                        acc[r][p] = l.fma(total, minima[p], acc[r][p]);
+                    }
+                }
+            }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let at = t.sums.add(r * t.sums_stride + number(p) * LANES);
+                l.store(acc[r][p], &mut *at.cast());
+            }
+        }
+    }
+}
+
+/// `R` rows times at most as many panels as a tile of these rows is wide.
+///
+/// # Safety
+/// As [`tiles`].
+#[inline(always)]
+unsafe fn by_bits<L: Integers, const R: usize>(
+    l: L,
+    t: &StoredTile<'_>,
+    first: usize,
+    width: usize,
+) {
+    macro_rules! wide {
+        ($width:ty) => {
+            if const { R <= L::FOUR_WIDE } {
+                tile::<L, $width, R, 4>(l, t, first, width)
+            } else if const { R <= L::TWO_WIDE } {
+                tile::<L, $width, R, 2>(l, t, first, width)
+            } else {
+                tile::<L, $width, R, 1>(l, t, first, width)
+            }
+        };
+    }
+    // SAFETY: as the caller promises.
+    unsafe {
+        match t.layout.format.bits {
+            Bits::Four => wide!(Nibbles<0>),
+            Bits::Five => wide!(Nibbles<1>),
+            Bits::Six => wide!(Nibbles<2>),
+            Bits::Eight => wide!(Whole),
+        }
+    }
+}
+
+/// `rows` rows (a size of a register tile, at most [`Integers::FEW`]) times the panels of these numbers.
+///
+/// # Safety
+/// All panels must be valid for reading; so must steps, their sums, scales and totals for all rows, and `sums` for writing 16
+/// floats per panel in every row. The sums must not overlap what is read.
+#[inline(always)]
+pub(crate) unsafe fn tiles<L: Integers>(
+    l: L,
+    t: &StoredTile<'_>,
+    rows: usize,
+    panels: Range<usize>,
+) {
+    macro_rules! by_rows {
+        ($($r:literal)*) => {
+            match rows {
+                $($r if const { $r <= L::FEW } => {
+                    // SAFETY: as the caller promises.
+                    unsafe {
+                        for first in panels.clone().step_by(L::panels($r)) {
+                            by_bits::<L, $r>(l, t, first, L::panels($r).min(panels.end - first));
+                        }
+                    }
+                })*
+                _ => unreachable!("no register tile has {rows} rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 6 8);
+}
