@@ -3,7 +3,8 @@
 //! Every output is one chain of fused multiply-adds over the inputs in order (see `tile`), or over groups of exact integer sums
 //! where weights are quantised (see `code_tile`), so neither the number of rows nor threads nor blocking changes a bit. Few rows stream
 //! the panels once, several at a time, at memory bandwidth; many rows are cut into register tiles and slices of the
-//! inputs that stay in the second-level cache. Codes of fewer than eight bits become bytes a slice at a time, once for all rows.
+//! inputs that stay in the second-level cache. With many rows,
+//! codes of fewer than eight bits become bytes a slice at a time, once for all of them.
 
 use crate::activation::{Activation, apply};
 use crate::context::{Context, scratch_floats};

@@ -1,4 +1,4 @@
-//! The register tile of quantised weights for a few rows: they are read once, as they are stored, and memory sets the pace.
+//! The register tile of quantised weights for up to sixteen rows: they are read as they are stored, and memory sets the pace.
 //!
 //! Sums are the same chains as in `code_tile`. Codes become bytes in registers right before their products, and terms are made where
 //! they are used, so that nothing stands between one read of the panels and the next.
@@ -107,6 +107,45 @@ impl<const PLANES: usize> Width for Nibbles<PLANES> {
     }
 }
 
+/// Adds the exact sums of a group to the tile's.
+///
+/// # Safety
+/// As [`tiles`], for this group.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "fixed bounds that unroll, over several arrays at once"
+)]
+#[inline(always)]
+unsafe fn add_group<L: Integers, const R: usize, const P: usize>(
+    l: L,
+    t: &StoredTile<'_>,
+    panels: [*const u8; P],
+    group: usize,
+    whole: &[[L::I; P]; R],
+    acc: &mut [[L::V; P]; R],
+) {
+    let layout = t.layout;
+    // SAFETY: the caller promises that the panels and what belongs to their steps are valid.
+    unsafe {
+        let [weights, minima] = scales_and_minima(l, layout, panels, group);
+        for r in 0..R {
+            let scale = l.splat(*t.step_scales.add(group * R + r));
+            for p in 0..P {
+                let sum = l.mul(l.to_float(whole[r][p]), scale);
+                acc[r][p] = l.fma(sum, weights[p], acc[r][p]);
+            }
+        }
+        if layout.format.scaling.has_minima() {
+            for r in 0..R {
+                let total = l.splat(*t.step_totals.add(group * R + r));
+                for p in 0..P {
+                    acc[r][p] = l.fma(total, minima[p], acc[r][p]);
+                }
+            }
+        }
+    }
+}
+
 /// `R` rows times `width` panels, at most `P`, from number `first` on.
 ///
 /// # Safety
@@ -172,22 +211,7 @@ unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
                     }
                 }
             }
-            let [weights, minima] = scales_and_minima(l, layout, panels, group);
-            for r in 0..R {
-                let scale = l.splat(*t.step_scales.add(group * R + r));
-                for p in 0..P {
-                    let sum = l.mul(l.to_float(whole[r][p]), scale);
-                    acc[r][p] = l.fma(sum, weights[p], acc[r][p]);
-                }
-            }
-            if layout.format.scaling.has_minima() {
-                for r in 0..R {
-                    let total = l.splat(*t.step_totals.add(group * R + r));
-                    for p in 0..P {
-                        acc[r][p] = l.fma(total, minima[p], acc[r][p]);
-                    }
-                }
-            }
+            add_group(l, t, panels, group, &whole, &mut acc);
         }
         for r in 0..R {
             for p in 0..P {
