@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use folio_model::block_size::Lengths;
+use folio_sim::workload::lengths_from_csv;
 
 /// Longest file that is read, in bytes.
 const MOST_BYTES: u64 = 16 << 20;
@@ -30,26 +31,8 @@ pub(crate) fn read(file: &Path) -> Result<Vec<Lengths>> {
 }
 
 fn parse(text: &str) -> Result<Vec<Lengths>> {
-    let mut lines = text.lines();
-    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
-    let column = |name: &str| {
-        let found = header.iter().position(|column| *column == name);
-        found.with_context(|| format!("the first line names no column {name}"))
-    };
-    let (prompt, output) = (column("prompt_tokens")?, column("output_tokens")?);
-    let mut requests = Vec::new();
-    for (number, line) in (2..).zip(lines) {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let value = |column: usize| line.split(',').nth(column)?.trim().parse().ok();
-        match (value(prompt), value(output)) {
-            (Some(prompt), Some(output)) => requests.push(Lengths { prompt, output }),
-            _ => bail!("line {number} has no numbers of tokens where the header says"),
-        }
-    }
-    ensure!(!requests.is_empty(), "it names no request");
-    Ok(requests)
+    let lengths = lengths_from_csv(text)?.into_iter();
+    Ok(lengths.map(|(prompt, output)| Lengths { prompt, output }).collect())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod common;
 use common::{Random, Server, Stream};
 use serde_json::{Value, json};
 
-/// Blocks of 8 tokens; two long requests fill the cache, 64 want in.
+/// Blocks of 8 tokens; one long request nearly fills the cache, 64 want in.
 const TIGHT: [&str; 8] = [
     "--block-size",
     "8",
@@ -18,7 +18,7 @@ const TIGHT: [&str; 8] = [
     "--max-num-batched-tokens",
     "96",
 ];
-const KV_BYTES: &str = "2M";
+const KV_BYTES: &str = "1M";
 const CLIENTS: u64 = 64;
 
 /// Requests with prompts of 8 to 200 tokens, 16 to 200 tokens of output, and all ways to decode.
@@ -90,7 +90,7 @@ fn a_crowd_in_a_tight_cache_gets_what_each_gets_alone() {
     });
     let preemptions = tight.metric("vllm:num_preemptions_total");
     assert!(
-        preemptions >= 10.0,
+        preemptions >= 50.0,
         "only {preemptions} preemptions: the cache is too large for this test"
     );
     tight.assert_nothing_leaked();

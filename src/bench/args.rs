@@ -51,6 +51,13 @@ pub(crate) struct LatencyArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) num_iters: u32,
 
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// How the engine in this process is run, and what is told of it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
     /// 0 always takes the likeliest token
     #[arg(long, default_value_t = 0.0)]
     pub(crate) temperature: f64,
@@ -72,17 +79,8 @@ pub(crate) struct ThroughputArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
 
-    /// 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
-    pub(crate) temperature: f64,
-
-    /// Print where a step's time goes, by kind of operation
-    #[arg(long)]
-    pub(crate) profile: bool,
-
-    /// Write the results to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output_json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 /// What the requests are.

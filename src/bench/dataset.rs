@@ -3,16 +3,19 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use folio_sim::Random;
 use serde_json::Value;
 
 use super::args::{DataArgs, DatasetName};
-use super::random::Random;
 use crate::trace::read_text;
 
 /// Longest file that is read, in bytes.
 const MOST_BYTES: u64 = 1 << 30;
 /// Requests of random data, where nobody says how many.
 const DEFAULT_REQUESTS: u32 = 64;
+
+/// What random tokens and lengths are drawn for, so that nothing else of the same seed is like them.
+pub(crate) const PROMPTS: u64 = 0;
 
 /// One request to be made.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +49,7 @@ fn random(args: &DataArgs, vocab: u32) -> Result<Vec<Request>> {
         "--random-range-ratio {} is not in 0..1",
         args.random_range_ratio
     );
-    let mut random = Random::new(args.dataset_seed);
+    let mut random = Random::new(args.dataset_seed, PROMPTS);
     let prefix = tokens(&mut random, args.random_prefix_len, vocab);
     let count = args.num_prompts.unwrap_or(DEFAULT_REQUESTS);
     let one = |_| {
@@ -59,9 +62,15 @@ fn random(args: &DataArgs, vocab: u32) -> Result<Vec<Request>> {
     Ok((0..count).map(one).collect())
 }
 
+/// Below `bound`; 0 if that is 0.
+#[allow(clippy::cast_possible_truncation, reason = "below a number of 32 bits")]
+fn below(random: &mut Random, bound: u32) -> u32 {
+    random.below(bound as usize) as u32
+}
+
 /// `count` tokens below `vocab`.
 pub(crate) fn tokens(random: &mut Random, count: u32, vocab: u32) -> Vec<u32> {
-    (0..count).map(|_| random.below(vocab)).collect()
+    (0..count).map(|_| below(random, vocab)).collect()
 }
 
 #[allow(
@@ -72,7 +81,7 @@ pub(crate) fn tokens(random: &mut Random, count: u32, vocab: u32) -> Vec<u32> {
 fn length(random: &mut Random, mean: u32, ratio: f64) -> u32 {
     let spread = (f64::from(mean) * ratio).floor() as u32;
     let most = spread.saturating_mul(2).saturating_add(1);
-    (mean - spread).saturating_add(random.below(most)).max(1)
+    (mean - spread).saturating_add(below(random, most)).max(1)
 }
 
 fn from_file(args: &DataArgs, file: &Path) -> Result<Vec<Request>> {
@@ -148,7 +157,7 @@ mod tests {
 
     #[test]
     fn random_lengths_stay_in_their_range() {
-        let mut random = Random::new(3);
+        let mut random = Random::new(3, PROMPTS);
         let drawn: Vec<u32> = (0..500).map(|_| length(&mut random, 100, 0.25)).collect();
         assert_eq!((drawn.iter().min(), drawn.iter().max()), (Some(&75), Some(&125)));
         assert_eq!(length(&mut random, 100, 0.0), 100);

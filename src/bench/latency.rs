@@ -1,15 +1,15 @@
 //! `folio bench latency`: batches of equal requests, by size.
 
 use anyhow::{Result, ensure};
+use folio_sim::Random;
 use serde_json::{Value, json};
 
 use super::args::LatencyArgs;
-use super::dataset::{Request, tokens};
+use super::dataset::{PROMPTS, Request, tokens};
 use super::engine::{Answered, Engine};
 use super::laps::{Breakdown, StepRecord, periods};
 use super::limits::Limits;
 use super::numbers::{mean, median, percentile};
-use super::random::Random;
 use super::write_json;
 
 /// What `vllm bench latency` reports.
@@ -24,10 +24,10 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
             args.model.max_num_seqs
         );
     }
-    let engine = Engine::start(&args.model, args.temperature, args.profile)?;
+    let engine = Engine::start(&args.model, args.run.temperature, args.run.profile)?;
     let limits = Limits::measure(&engine.running)?;
     print!("{}", limits.describe());
-    let mut random = Random::new(args.model.seed);
+    let mut random = Random::new(args.model.seed, PROMPTS);
     let prefill = match args.prefill_len {
         0 => Value::Null,
         length => prefill(&engine, args, length, &limits, &mut random)?,
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
         "batches": batches,
     });
     engine.stop()?;
-    write_json(args.output_json.as_deref(), &results)
+    write_json(args.run.output_json.as_deref(), &results)
 }
 
 fn random_requests(
@@ -118,7 +118,7 @@ fn prefill(
         limits.arithmetic(rate, f64::from(length))
     );
     let breakdown = Breakdown::of(&steps, |_| true);
-    if args.profile {
+    if args.run.profile {
         print!("{}", breakdown.table("prefill"));
     }
     Ok(json!({
@@ -126,7 +126,7 @@ fn prefill(
         "tokens_per_second": rate,
         "all_tokens_per_second": rates,
         "operations_per_second": limits.operations(rate, f64::from(length)),
-        "profile": args.profile.then(|| breakdown.json()),
+        "profile": args.run.profile.then(|| breakdown.json()),
     }))
 }
 
@@ -173,7 +173,7 @@ fn measure(
     }
     let breakdown =
         Breakdown::of(&steps, |step| step.tokens == batch as usize && step.rows == step.tokens);
-    if args.profile {
+    if args.run.profile {
         print!("{}", breakdown.table(&format!("decode of {batch}")));
     }
     let percentiles: serde_json::Map<String, Value> = PERCENTILES
@@ -194,6 +194,6 @@ fn measure(
         "bandwidth_share": bandwidth,
         "f32_peak_share": float,
         "int8_peak_share": int8,
-        "profile": args.profile.then(|| breakdown.json()),
+        "profile": args.run.profile.then(|| breakdown.json()),
     }))
 }

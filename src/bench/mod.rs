@@ -15,7 +15,6 @@ mod laps;
 mod latency;
 mod limits;
 mod numbers;
-mod random;
 mod serve;
 mod throughput;
 

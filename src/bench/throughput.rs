@@ -17,7 +17,7 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
         args.data.dataset_name != DatasetName::TimedTrace,
         "throughput sends everything at once; use --dataset-name custom, or folio bench serve"
     );
-    let engine = Engine::start(&args.model, args.temperature, args.profile)?;
+    let engine = Engine::start(&args.model, args.run.temperature, args.run.profile)?;
     let requests = dataset::requests(&args.data, engine.running.engine.limits().vocab)?;
     let answers = engine.run(&requests)?;
     let steps = engine.steps.take();
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
         );
     }
     let breakdown = Breakdown::of(&steps, |_| true);
-    if args.profile {
+    if args.run.profile {
         print!("{}", breakdown.table("all steps"));
     }
     let results = json!({
@@ -68,8 +68,8 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
         "mean_tpot_ms": mean(&tpot),
         "median_tpot_ms": median(&tpot),
         "p99_tpot_ms": percentile(&tpot, 99.0),
-        "profile": args.profile.then(|| breakdown.json()),
+        "profile": args.run.profile.then(|| breakdown.json()),
     });
     engine.stop()?;
-    write_json(args.output_json.as_deref(), &results)
+    write_json(args.run.output_json.as_deref(), &results)
 }

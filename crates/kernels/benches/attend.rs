@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use folio_kernels::{
-    AttendSpec, Batch, BatchRow, Context, Isa, KvCache, KvDtype, KvShape, View, attend,
+    AttendSpec, Batch, BatchRow, Context, Isa, KvCache, KvDtype, KvShape, View, attend, measure,
 };
 
 const HEADS: usize = 32;
@@ -56,27 +56,6 @@ fn best(limit: f64, mut f: impl FnMut()) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "sizes for a table of three digits")]
 fn as_f64(n: usize) -> f64 {
     n as f64
-}
-
-/// Bytes per second that all threads read together from memory, in eight streams each.
-fn read_bandwidth(ctx: &Context) -> f64 {
-    // Memory of a cache, so that it lies in huge pages too; what is read is what was stored.
-    let data = vec![1u64; 32 << 20];
-    let threads = ctx.team().threads();
-    let time = best(0.25, || {
-        ctx.team().run(|thread| {
-            let share = &data[thread * (data.len() / threads)..][..data.len() / threads];
-            let streams: Vec<&[u64]> = share.chunks_exact(share.len() / 8).collect();
-            let mut sums = [0u64; 8];
-            for i in (0..streams[0].len()).step_by(8) {
-                for (sum, stream) in sums.iter_mut().zip(&streams) {
-                    *sum = stream[i..i + 8].iter().fold(*sum, |a, b| a.wrapping_add(*b));
-                }
-            }
-            black_box(sums);
-        });
-    });
-    as_f64(data.len() * 8) / time
 }
 
 /// Some sequences in a cache, and the batch of their last tokens.
@@ -161,7 +140,7 @@ fn decode(ctx: &Context, cases: &[(usize, usize)]) {
             let block_size = dtype.default_block_size();
             let work = Work::new(ctx, dtype, block_size, (sequences, positions), 1, 0);
             let time = work.best(ctx, 0.3);
-            let bandwidth = read_bandwidth(ctx);
+            let bandwidth = measure::read_bandwidth(ctx).expect("memory");
             let rate = bytes(dtype, sequences * positions) / time;
             println!(
                 "{dtype:9} {sequences:2} x {positions:5}: {:8.3} ms {:5.1} GB/s ({:3.0} % of {:.1})",
@@ -241,7 +220,7 @@ fn shared(ctx: &Context) {
 
 fn main() {
     let ctx = context();
-    println!("{ctx:?}, reads {:.1} GB/s", read_bandwidth(&ctx) / 1e9);
+    println!("{ctx:?}, reads {:.1} GB/s", measure::read_bandwidth(&ctx).expect("memory") / 1e9);
     let tables = std::env::var("FOLIO_TABLES").unwrap_or("decode,blocks,prefill,shared".into());
     for table in tables.split(',') {
         match table {

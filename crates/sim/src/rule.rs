@@ -7,6 +7,8 @@ use folio_core::ids::Token;
 use folio_core::params::{Params, Sampling};
 use folio_core::plan::allows;
 
+use crate::random::scramble;
+
 /// The hash of a context, one mark per position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Context(u64);
@@ -32,12 +34,9 @@ impl Context {
     }
 }
 
-/// Finalised multiply and xor-shift (the constants of splitmix64), so that every bit of both inputs counts.
+/// Every bit of both inputs counts.
 fn mix(a: u64, b: u64) -> u64 {
-    let mut z = a.rotate_left(23).wrapping_add(b).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    scramble(a.rotate_left(23).wrapping_add(b))
 }
 
 /// Makes sequences end by themselves.

@@ -1,9 +1,12 @@
 //! When requests are sent.
 
 use anyhow::{Result, ensure};
+use folio_sim::Random;
 
 use crate::bench::dataset::Request;
-use crate::bench::random::Random;
+
+/// What times are drawn for, see [`crate::bench::dataset::PROMPTS`].
+const ARRIVALS: u64 = 1;
 
 /// Sets the arrival of every request. The times between arrivals are gamma distributed with mean `1 / rate` and shape
 /// `burstiness`, stretched so that all of them take as long as the rate says, as in vLLM.
@@ -19,10 +22,10 @@ pub(crate) fn spread(
     if rate.is_infinite() {
         return Ok(());
     }
-    let mut random = Random::new(seed);
+    let mut random = Random::new(seed, ARRIVALS);
     let mut at = 0.0;
     for request in &mut *requests {
-        at += if burstiness.is_infinite() { 1.0 } else { random.gamma(burstiness) / burstiness };
+        at += if burstiness.is_infinite() { 1.0 } else { random.gamma(burstiness) };
         request.arrival_s = at;
     }
     let total = requests.len() as f64 / rate;

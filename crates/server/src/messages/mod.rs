@@ -7,7 +7,9 @@ mod validate;
 
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::json;
 
@@ -37,13 +39,11 @@ pub(crate) async fn create(
 ) -> Result<Response, MessageError> {
     let (parts, body) = request.into_parts();
     let id = request_id(&parts);
-    let request = Request::from_parts(parts, body);
-    answer(&app, request).await.map_err(|error| MessageError { error, request_id: id })
+    answer(&app, parts, body).await.map_err(|error| MessageError { error, request_id: id })
 }
 
-async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
+async fn answer(app: &App, parts: Parts, body: Body) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let (parts, body) = request.into_parts();
     let ticket = app.enter(caller(&parts))?;
     let body: MessagesBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
@@ -77,12 +77,10 @@ pub(crate) async fn count(
 ) -> Result<Response, MessageError> {
     let (parts, body) = request.into_parts();
     let id = request_id(&parts);
-    let request = Request::from_parts(parts, body);
-    counted(&app, request).await.map_err(|error| MessageError { error, request_id: id })
+    counted(&app, parts, body).await.map_err(|error| MessageError { error, request_id: id })
 }
 
-async fn counted(app: &App, request: Request) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
+async fn counted(app: &App, parts: Parts, body: Body) -> Result<Response, ApiError> {
     let body: CountBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let (messages, prompt_end) = countable(body, &app.served)?;
     let tokens = on_text_thread(app, move |served| {
