@@ -1,22 +1,17 @@
 //! Attention of few rows: what generates one token, whose speed is that of reading keys and values once.
 //!
 //! Nothing is laid out in memory: sixteen keys become columns in registers, where the queries of the whole group meet them, and
-//! values meet all weights while they are there. What comes later is asked for at the pace of the arithmetic: keys
-//! of the partition, then its values, then keys of the next.
+//! values meet all weights while they are there. What comes later is asked for at the pace of the arithmetic (see `ahead`).
 
-use std::ops::Range;
-
-use super::PARTITION;
+use super::ahead::{Ahead, read};
 use super::unit::{Scratch, Unified};
-use super::walk::Walk;
+use super::walk::{LINE, Walk};
+use super::{PARTITION, Sizes};
 use crate::kv_dtype::{KvElement, with_kv_element};
 use crate::lanes::{LANES, Lanes};
 
 /// The most rows.
 pub(super) const MOST: usize = 8;
-
-/// How many positions ahead of the arithmetic keys and values are asked for.
-const AHEAD: usize = 32;
 
 /// Rows of the register tiles: the number of rows, rounded up to one that there is code for.
 pub(super) fn padded(rows: usize) -> usize {
@@ -39,54 +34,32 @@ macro_rules! by_rows {
     };
 }
 
-/// q·k of all rows and the positions `seen` of a partition (and maybe some more).
+/// q·k of all rows and all positions of a partition that they see (and maybe some more).
 #[inline(always)]
 pub(super) fn scores<L: Lanes>(
     l: L,
     u: &Unified<'_>,
     partition: usize,
-    seen: Range<usize>,
+    ahead: &mut Ahead<'_>,
     s: &mut Scratch<'_>,
 ) {
     with_kv_element!(u.job.cache.shape().dtype, E => {
-        by_rows!(u.rows(), scores_of::<L, E>(l, u, partition, seen, s));
+        by_rows!(u.rows(), scores_of::<L, E>(l, u, partition, ahead, s));
     });
 }
 
-/// Σ weight * value of all rows over the positions `seen` of a partition.
+/// Σ weight * value of all rows over the positions of a partition.
 #[inline(always)]
 pub(super) fn weigh<L: Lanes>(
     l: L,
     u: &Unified<'_>,
     partition: usize,
-    seen: Range<usize>,
+    ahead: &mut Ahead<'_>,
     s: &mut Scratch<'_>,
 ) {
     with_kv_element!(u.job.cache.shape().dtype, E => {
-        by_rows!(u.rows(), weigh_of::<L, E>(l, u, partition, seen, s));
+        by_rows!(u.rows(), weigh_of::<L, E>(l, u, partition, ahead, s));
     });
-}
-
-/// Asks for what lies ahead of `position` in the order of reading: the rest of `value`s until `end`, then `count` positions of
-/// what is read `after`.
-#[inline(always)]
-fn look_ahead<L: Lanes, E: KvElement>(
-    l: L,
-    u: &Unified<'_>,
-    value: usize,
-    position: usize,
-    end: usize,
-    after: &Range<usize>,
-) {
-    let wanted = position + AHEAD;
-    if wanted < end {
-        Walk::<E>::new(u, value, wanted).prefetch(l, LANES.min(end - wanted));
-    } else {
-        let wanted = after.start + (wanted - end);
-        if wanted < after.end {
-            Walk::<E>::new(u, 1 - value, wanted).prefetch(l, LANES.min(after.end - wanted));
-        }
-    }
 }
 
 #[inline(always)]
@@ -94,18 +67,20 @@ fn scores_of<L: Lanes, E: KvElement, const R: usize>(
     l: L,
     u: &Unified<'_>,
     partition: usize,
-    seen: Range<usize>,
+    ahead: &mut Ahead<'_>,
     s: &mut Scratch<'_>,
 ) {
     let origin = partition * PARTITION;
-    let first = seen.start - (seen.start - origin) % LANES;
-    let mut keys = Walk::<E>::new(u, 0, first);
-    for position in (first..seen.end).step_by(LANES) {
-        let at = keys.rows((seen.end - position).min(LANES));
-        look_ahead::<L, E>(l, u, 0, position, seen.end, &seen);
+    let positions = read(u, partition);
+    let mut walk = Walk::new(u, 0, positions.start);
+    for position in positions.clone().step_by(LANES) {
+        let later = ahead.next(l);
         // SAFETY: the batch was checked, so positions that are seen have blocks inside the cache, and a row there has as many
         // elements as the panels have lanes; the queries were packed for R rows.
-        let scores = unsafe { columns::<L, E, R>(l, u, &at, s.queries) };
+        let scores = unsafe {
+            let at = walk.group((positions.end - position).min(LANES), s.room);
+            columns::<L, E, R>(l, u, at.cast(), later, s.queries)
+        };
         for (row, score) in scores.into_iter().enumerate().take(u.rows()) {
             let (scores, _) = s.scores[row * PARTITION..][..PARTITION].as_chunks_mut();
             l.store(score, &mut scores[(position - origin) / LANES]);
@@ -113,18 +88,20 @@ fn scores_of<L: Lanes, E: KvElement, const R: usize>(
     }
 }
 
-/// q·k of R rows and the sixteen keys at `at`; the chain of a score runs over the head in order.
+/// q·k of R rows and the sixteen keys from `at` on; the chain of a score runs over the head in order. Asks for as much from
+/// `later` on.
 ///
 /// # Safety
-/// `at` must be valid for reading a row each, and there must be `head_dim * R` queries, `[head_dim][R]`.
+/// `at` must be valid for reading sixteen rows, and there must be `head_dim * R` queries, `[head_dim][R]`.
 #[inline(always)]
 unsafe fn columns<L: Lanes, E: KvElement, const R: usize>(
     l: L,
     u: &Unified<'_>,
-    at: &[*const E; LANES],
+    at: *const E,
+    later: *const u8,
     queries: &[f32],
 ) -> [L::V; R] {
-    let dim = u.sizes.head_dim;
+    let Sizes { head_dim: dim, row: width, .. } = u.sizes;
     let mut sums = [l.splat(0.0); R];
     let (queries, _) = queries.as_chunks::<R>();
     let packed = LANES * E::PACKED;
@@ -132,9 +109,11 @@ unsafe fn columns<L: Lanes, E: KvElement, const R: usize>(
     // Whole lanes are moved, and widened when they are needed. Fixed bounds, so that all of it stays in registers.
     while L::ROWS >= MOST && E::PACKED > 0 && done + packed <= dim {
         let mut keys = [l.splat(0.0); LANES];
-        for (key, at) in keys.iter_mut().zip(at) {
+        for (i, key) in keys.iter_mut().enumerate() {
+            l.prefetch(later.wrapping_add(LANES * done * size_of::<E>() + i * LINE));
             // SAFETY: as the caller promises; any bits are floats.
-            *key = l.load(&unsafe { at.add(done).cast::<[f32; LANES]>().read_unaligned() });
+            *key = l
+                .load(&unsafe { at.add(i * width + done).cast::<[f32; LANES]>().read_unaligned() });
         }
         l.transpose(&mut keys);
         let queries = &queries[done..done + packed];
@@ -150,9 +129,12 @@ unsafe fn columns<L: Lanes, E: KvElement, const R: usize>(
     }
     while done < dim {
         let mut keys = [l.splat(0.0); LANES];
-        for (key, at) in keys.iter_mut().zip(at) {
+        for (i, key) in keys.iter_mut().enumerate() {
+            if i < LANES * size_of::<E>() * LANES / LINE {
+                l.prefetch(later.wrapping_add(LANES * done * size_of::<E>() + i * LINE));
+            }
             // SAFETY: as the caller promises.
-            *key = E::load(l, unsafe { &*at.add(done).cast() });
+            *key = E::load(l, unsafe { &*at.add(i * width + done).cast() });
         }
         l.transpose(&mut keys);
         for (key, queries) in keys.iter().zip(&queries[done..dim]) {
@@ -170,7 +152,7 @@ fn weigh_of<L: Lanes, E: KvElement, const R: usize>(
     l: L,
     u: &Unified<'_>,
     partition: usize,
-    seen: Range<usize>,
+    ahead: &mut Ahead<'_>,
     s: &mut Scratch<'_>,
 ) {
     let mut done = 0;
@@ -178,49 +160,52 @@ fn weigh_of<L: Lanes, E: KvElement, const R: usize>(
     // As many sums as there are registers for; not every number of panels, each costs code.
     if R == MOST {
         while done + 2 <= panels {
-            weigh_panels::<L, E, R, 2>(l, u, partition, &seen, done, s);
+            weigh_panels::<L, E, R, 2>(l, u, partition, done, ahead, s);
             done += 2;
         }
     } else {
         while done + 4 <= panels {
-            weigh_panels::<L, E, R, 4>(l, u, partition, &seen, done, s);
+            weigh_panels::<L, E, R, 4>(l, u, partition, done, ahead, s);
             done += 4;
         }
     }
     while done < panels {
-        weigh_panels::<L, E, R, 1>(l, u, partition, &seen, done, s);
+        weigh_panels::<L, E, R, 1>(l, u, partition, done, ahead, s);
         done += 1;
     }
 }
 
-/// P vectors of the sums.
+/// P vectors of the sums. Those of the first panels bring the values near, and ask for what comes later.
 #[inline(always)]
 fn weigh_panels<L: Lanes, E: KvElement, const R: usize, const P: usize>(
     l: L,
     u: &Unified<'_>,
     partition: usize,
-    seen: &Range<usize>,
     first: usize,
+    ahead: &mut Ahead<'_>,
     s: &mut Scratch<'_>,
 ) {
     let width = u.sizes.row;
     let origin = partition * PARTITION;
-    let next = u.seen_after(partition);
-    let mut values = Walk::<E>::new(u, 1, seen.start);
+    let seen = u.seen_by_any(partition);
+    let positions = read(u, partition);
+    let bytes = width * size_of::<E>();
+    let mut values = Walk::new(u, 1, positions.start);
     let mut sums = [[l.splat(0.0); P]; R];
-    let mut position = seen.start;
-    let mut asked = seen.start;
-    while position < seen.end {
-        let (at, run) = values.run((seen.end - position).min(LANES));
-        if first == 0 && position >= asked {
-            look_ahead::<L, E>(l, u, 1, position, seen.end, &next);
-            asked += LANES;
-        }
-        for i in 0..run {
+    for position in positions.clone().step_by(LANES) {
+        let count = (seen.end - position).min(LANES);
+        // SAFETY: the batch was checked, so positions that are seen have blocks inside the cache.
+        let at = unsafe { values.group(count, s.room) }.cast::<E>();
+        let later = if first == 0 { ahead.next(l) } else { std::ptr::null() };
+        for i in seen.start.saturating_sub(position)..count {
+            if first == 0 {
+                for line in (0..bytes).step_by(LINE) {
+                    l.prefetch(later.wrapping_add(i * bytes + line));
+                }
+            }
             let mut value = [l.splat(0.0); P];
             for (p, value) in value.iter_mut().enumerate() {
-                // SAFETY: the batch was checked, so positions that are seen have blocks inside the cache, and a row there has as
-                // many elements as the panels have lanes.
+                // SAFETY: a row of the group has as many elements as the panels have lanes.
                 *value = E::load(l, unsafe { &*at.add(i * width + (first + p) * LANES).cast() });
             }
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -232,7 +217,6 @@ fn weigh_panels<L: Lanes, E: KvElement, const R: usize, const P: usize>(
                 }
             }
         }
-        position += run;
     }
     for (row, sums) in sums.into_iter().enumerate().take(u.rows()) {
         let (to, _) = s.partition.sums[row * width..][..width].as_chunks_mut();

@@ -6,6 +6,7 @@
 //! partition. So a long context may be split over threads, and a partition that rows have in common may be read once for all of
 //! them, and gives the same bits.
 
+mod ahead;
 mod few;
 mod plan;
 mod softmax;
@@ -17,6 +18,7 @@ use std::ops::Range;
 
 use crate::context::{Context, scratch_floats};
 use crate::kv::{Batch, KvCache, KvShape};
+use crate::lanes::LANES;
 use crate::memory::Parts;
 use crate::view::View;
 
@@ -91,7 +93,8 @@ impl Sizes {
         rows * (self.row + 2)
     }
 
-    /// Floats of scratch for a unit of so many tokens: queries, scores, scales of keys and values, what is staged, and two
+    /// Floats of scratch for a unit of so many tokens: queries, scores, scales of keys and values, what is staged and
+    /// gathered, and two
     /// results.
     fn scratch(self, tokens: usize) -> usize {
         let rows = tokens * self.group;
@@ -99,6 +102,7 @@ impl Sizes {
             + 2 * PARTITION
             + STAGE * self.row
             + STAGED_SLACK
+            + LANES * self.row
             + 2 * self.partial(rows)
     }
 }

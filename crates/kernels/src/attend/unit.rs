@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::plan::Tokens;
 use super::softmax::{Softmax, softmax};
 use super::stage::{stage_keys, stage_values};
@@ -29,6 +30,8 @@ pub(super) struct Scratch<'a> {
     pub(super) scales: &'a mut [f32],
     /// Keys as `[STAGE / 16][row][16]`, values as `[row / 16][STAGE][16]`.
     staged: &'a mut [f32],
+    /// For sixteen keys or values of blocks that are smaller than that.
+    pub(super) room: &'a mut [f32],
     /// Of the current partition.
     pub(super) partition: Softmax<'a>,
     /// Of all partitions so far.
@@ -41,10 +44,11 @@ impl<'a> Scratch<'a> {
         let (scores, rest) = rest.split_at_mut(padded(rows) * PARTITION);
         let (scales, rest) = rest.split_at_mut(2 * PARTITION);
         let (staged, rest) = rest.split_at_mut(STAGE * sizes.row + STAGED_SLACK);
+        let (room, rest) = rest.split_at_mut(LANES * sizes.row);
         let (partition, total) = rest.split_at_mut(sizes.partial(rows));
         let partition = Softmax::new(partition, rows, sizes);
         let total = Softmax::new(total, rows, sizes);
-        Self { queries, scores, scales, staged, partition, total }
+        Self { queries, scores, scales, staged, room, partition, total }
     }
 }
 
@@ -105,15 +109,6 @@ impl<'a> Unified<'a> {
         first.start.min(last.start)..last.end.max(first.end)
     }
 
-    /// Positions that the unit sees in the partition after `partition`; maybe none.
-    pub(super) fn seen_after(&self, partition: usize) -> Range<usize> {
-        if partition + 1 < self.unit.partitions.end {
-            self.seen_by_any(partition + 1)
-        } else {
-            0..0
-        }
-    }
-
     /// Whether all tokens see the same positions, and are so few that they are worked on straight from the cache.
     fn is_few<L: Lanes>(&self) -> bool {
         // Without vector instructions nothing is gained.
@@ -158,16 +153,20 @@ pub(crate) fn unit<L: Lanes>(l: L, job: &Job<'_>, unit: &Unit, scratch: &mut [f3
     if !unit.piece {
         merge_pieces(l, &u, &mut s);
     }
+    let mut ahead = few.then(|| Ahead::new(l, &u));
     for partition in unit.partitions.clone() {
-        let seen = u.seen_by_any(partition);
-        if L::ROWS > 4 && few {
-            few::scores(l, &u, partition, seen.clone(), &mut s);
+        if let Some(ahead) = &mut ahead
+            && L::ROWS > 4
+        {
+            few::scores(l, &u, partition, ahead, &mut s);
         } else {
             scores(l, &u, partition, &mut s);
         }
         softmax(l, &u, partition, &mut s);
-        if L::ROWS > 4 && few {
-            few::weigh(l, &u, partition, seen, &mut s);
+        if let Some(ahead) = &mut ahead
+            && L::ROWS > 4
+        {
+            few::weigh(l, &u, partition, ahead, &mut s);
         } else {
             weigh_values(l, &u, partition, &mut s);
         }
@@ -254,7 +253,7 @@ fn scores<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>
         }
         let panels = (here.start - stage) / LANES..(here.end - stage).div_ceil(LANES);
         with_kv_element!(u.job.cache.shape().dtype, E => {
-            stage_keys::<L, E>(l, u, stage, panels.clone(), here.end, s.staged);
+            stage_keys::<L, E>(l, u, stage, panels.clone(), here.end, s.staged, s.room);
         });
         let deal = Deal::new(u.rows(), L::ROWS);
         for i in 0..deal.tiles() {

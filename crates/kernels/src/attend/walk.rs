@@ -1,26 +1,22 @@
 //! Finds keys and values through the block table. This is where paging is paid for.
 
-use std::marker::PhantomData;
-
 use super::unit::Unified;
-use crate::kv_dtype::KvElement;
 use crate::lanes::{LANES, Lanes};
 
 /// Walks one head's keys or values from a position on, through the block table.
-pub(super) struct Walk<'a, E> {
+pub(super) struct Walk<'a> {
     /// The run of block 0.
     base: *const u8,
     table: &'a [u32],
     block_stride: usize,
     block_size: usize,
-    row: usize,
+    pub(super) row_bytes: usize,
     /// Entry of the table and slot of the next position.
     entry: usize,
     slot: usize,
-    kind: PhantomData<E>,
 }
 
-impl<'a, E: KvElement> Walk<'a, E> {
+impl<'a> Walk<'a> {
     /// `value` is 0 for keys, 1 for values.
     #[inline(always)]
     pub(super) fn new(u: &Unified<'a>, value: usize, position: usize) -> Self {
@@ -31,20 +27,18 @@ impl<'a, E: KvElement> Walk<'a, E> {
             table: u.table,
             block_stride: shape.layer_block_bytes().unwrap_or(0),
             block_size: shape.block_size,
-            row: shape.row(),
+            row_bytes: shape.row() * shape.dtype.bytes(),
             entry: position / shape.block_size,
             slot: position % shape.block_size,
-            kind: PhantomData,
         }
     }
 
     /// Rows of the next positions, which must be in the table: where the first is, and how many (at least one, at most `most`)
     /// follow one another in its block.
     #[inline(always)]
-    pub(super) fn run(&mut self, most: usize) -> (*const E, usize) {
+    pub(super) fn run(&mut self, most: usize) -> (*const u8, usize) {
         let block = self.table[self.entry] as usize;
-        let at = self.base.wrapping_add(block * self.block_stride).cast::<E>();
-        let at = at.wrapping_add(self.slot * self.row);
+        let at = self.base.wrapping_add(block * self.block_stride + self.slot * self.row_bytes);
         let count = most.min(self.block_size - self.slot);
         self.slot += count;
         if self.slot == self.block_size {
@@ -54,25 +48,33 @@ impl<'a, E: KvElement> Walk<'a, E> {
         (at, count)
     }
 
-    /// Rows of the next `count` positions, which must be in the table; beyond them the last again.
+    /// Rows of the next sixteen positions, if they are in one block.
     #[inline(always)]
-    pub(super) fn rows(&mut self, count: usize) -> [*const E; LANES] {
-        let mut at = [std::ptr::null(); LANES];
-        if count == LANES && self.block_size - self.slot >= LANES {
-            let (first, _) = self.run(LANES);
-            return std::array::from_fn(|i| first.wrapping_add(i * self.row));
+    pub(super) fn whole(&mut self) -> Option<*const u8> {
+        (self.block_size - self.slot >= LANES).then(|| self.run(LANES).0)
+    }
+
+    /// Rows of the next sixteen positions, one after the other, of which the first `count` must be in the table; what the others
+    /// hold is of no meaning. Where blocks are too small for that, they are gathered in `room`, a row for each position.
+    ///
+    /// # Safety
+    /// The first `count` positions must have blocks inside the cache.
+    #[inline(always)]
+    pub(super) unsafe fn group(&mut self, count: usize, room: &mut [f32]) -> *const u8 {
+        if let Some(at) = self.whole() {
+            return at;
         }
-        let mut done = 0;
-        while done < count {
-            let (first, run) = self.run(count - done);
-            for (i, at) in at[done..done + run].iter_mut().enumerate() {
-                *at = first.wrapping_add(i * self.row);
-            }
-            done += run;
+        let room: &mut [u8] = bytemuck::cast_slice_mut(room);
+        let mut rest = &mut room[..LANES * self.row_bytes];
+        let mut left = count;
+        while left > 0 {
+            let (at, run) = self.run(left);
+            let (now, later) = rest.split_at_mut(run * self.row_bytes);
+            // SAFETY: the rows of a run follow one another inside a block.
+            now.copy_from_slice(unsafe { std::slice::from_raw_parts(at, now.len()) });
+            (rest, left) = (later, left - run);
         }
-        let last = at[count - 1];
-        at[count..].fill(last);
-        at
+        room.as_ptr()
     }
 
     /// Asks for the cache lines of the next `count` positions, which must be in the table.
@@ -80,13 +82,16 @@ impl<'a, E: KvElement> Walk<'a, E> {
     pub(super) fn prefetch<L: Lanes>(&mut self, l: L, mut count: usize) {
         while count > 0 {
             let (at, run) = self.run(count);
-            for line in (0..run * self.row * size_of::<E>()).step_by(64) {
-                l.prefetch(at.cast::<u8>().wrapping_add(line));
+            for line in (0..run * self.row_bytes).step_by(LINE) {
+                l.prefetch(at.wrapping_add(line));
             }
             count -= run;
         }
     }
 }
+
+/// Bytes in a cache line.
+pub(super) const LINE: usize = 64;
 
 /// Copies the scales of keys or values of `out.len()` positions from `position` on, which must be in the table.
 pub(super) fn scales(u: &Unified<'_>, value: usize, position: usize, out: &mut [f32]) {
