@@ -123,7 +123,7 @@ fn choose_step_tokens(checkpoint: &Checkpoint, settings: &Settings) -> Result<us
     let memory = &settings.memory;
     let trial = step_tokens::Trial {
         spec: checkpoint.spec(),
-        dtype: memory.dtype.unwrap_or(checkpoint.stored_dtype()),
+        format: checkpoint.layer_format(memory.dtype, memory.quantization),
         threads: memory.threads,
         isa: settings.isa,
     };

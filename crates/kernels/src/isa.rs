@@ -163,12 +163,15 @@ macro_rules! kernels {
 }
 
 use crate::activation::{self, Activation};
-use crate::{attend, linear, logits, measure, norm, pack_floats, rope, steps};
+use crate::codes::CodeRow;
+use crate::format::CodePanel;
+use crate::{attend, linear, logits, measure, norm, pack_floats, quantise, rope, steps};
 
 kernels! {
     fn deal(rows: usize, codes: bool) -> crate::tile::Deal = linear::deal;
     fn linear_task(job: &linear::Job<'_>, task: usize, sums: &mut [f32]) = linear::task;
     fn quantise_steps(job: &steps::StepsJob<'_>, task: usize) = steps::quantise;
+    fn quantise_row(panel: &CodePanel, values: &[f32], row: &mut CodeRow) = quantise::quantise;
     fn pack_panel(job: &pack_floats::PanelJob<'_>, panel: &mut [u8]) = pack_floats::panel;
     fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
     fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;

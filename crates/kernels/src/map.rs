@@ -38,6 +38,14 @@ impl MappedFile {
         // Only a wish: what is not there yet is read when it is needed.
         let _ = self.0.advise(memmap2::Advice::WillNeed);
     }
+
+    /// Tells the system that what was read will not be read again soon, so that it stops counting as this process' memory.
+    /// Reading it again is allowed, and slower.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        // SAFETY: of a file that is mapped read-only nothing is lost: a page that is read again comes from the file again.
+        let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
 }
 
 impl Deref for MappedFile {
@@ -62,6 +70,9 @@ mod tests {
         std::fs::write(folder.join("empty"), b"").unwrap();
         let empty = MappedFile::open(&folder.join("empty")).unwrap();
         assert_eq!((&mapped[..], &empty[..]), (&b"weights"[..], &b""[..]));
+        mapped.release();
+        empty.release();
+        assert_eq!(&mapped[..], b"weights");
         assert!(MappedFile::open(&folder).is_err());
         assert!(MappedFile::open(&folder.join("missing")).is_err());
         std::fs::remove_dir_all(&folder).unwrap();

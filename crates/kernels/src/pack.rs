@@ -20,7 +20,6 @@ use crate::map::MappedFile;
 use crate::memory::{AllocError, Pages, Parts};
 use crate::pack_codes;
 use crate::pack_floats::PanelJob;
-use crate::quantise::quantise;
 
 /// A weight matrix of `outputs` rows by `inputs` columns, packed for [`crate::linear`].
 #[derive(Debug)]
@@ -168,6 +167,20 @@ impl PackedMatrix {
             }
             _ => Err(MappedError::Short { start, bytes, file: file.len() }),
         }
+    }
+
+    /// A matrix of finite weights, whatever the formats, to measure with.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::builder`].
+    pub fn sample(segments: &[Segment], inputs: usize) -> Result<Self, AllocError> {
+        let PackedBuilder { mut data, shape, .. } = Self::builder(segments, inputs)?;
+        // A number about 1 or 0.01 as f16, bf16 or f32, and some code as a code.
+        data.as_mut_slice().fill(0x3C);
+        Ok(Self { data: Data::Owned(data), shape })
     }
 
     /// Rows; of a gated pair those of both.
@@ -355,7 +368,7 @@ impl PackedBuilder {
                         let mut coded = CodeRow::default();
                         for output in outputs {
                             floats.read(row(output), &mut values);
-                            quantise(codes, &values, &mut coded);
+                            isa.quantise_row(codes, &values, &mut coded);
                             pack_codes::put(codes, output % LANES, &coded, out);
                         }
                     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use folio_core::ids::Token;
 use folio_core::params::GenerationDefaults;
-use folio_kernels::Dtype;
+use folio_kernels::{Dtype, WeightFormat};
 
 use crate::arch;
 use crate::arch::gguf::{Described, ROPE_FACTORS};
@@ -16,7 +16,7 @@ use crate::gguf::{self, Found, Metadata};
 use crate::names::Names;
 use crate::source::{MOST_CONFIG_BYTES, ModelSource};
 use crate::spec::ModelSpec;
-use crate::weights::{Inventory, ModelTensors, Scheme, WeightFiles};
+use crate::weights::{Inventory, ModelTensors, Quantization, Scheme, Stored, WeightFiles};
 
 const CONFIG: &str = "config.json";
 
@@ -132,6 +132,18 @@ impl Checkpoint {
     #[must_use]
     pub fn stored_dtype(&self) -> Dtype {
         self.inventory.dtype()
+    }
+
+    /// How most weights of the layers lie in memory when these are asked for; as they are stored, where that cannot be had.
+    #[must_use]
+    pub fn layer_format(
+        &self,
+        dtype: Option<Dtype>,
+        quantization: Option<Quantization>,
+    ) -> WeightFormat {
+        let kept = self.inventory.keep(dtype, quantization).map(|keep| self.inventory.kept(keep));
+        let layers = kept.as_ref().unwrap_or(&self.inventory).of_layers();
+        layers.map_or(WeightFormat::Float(self.stored_dtype()), Stored::format)
     }
 
     /// All matrices, and how they are stored.

@@ -36,6 +36,9 @@ pub(crate) fn load_model<B: Backend>(
     let total = sizes.total;
     let mut done = 0;
     let mut report = |bytes: u64| {
+        if let Some(files) = checkpoint.stored() {
+            files.release();
+        }
         done += bytes;
         progress(Progress { done, total });
     };
@@ -49,6 +52,9 @@ pub(crate) fn load_model<B: Backend>(
         if spec.tied { Embedding::Tied } else { Embedding::Own(table(embed, keep.tables())?) };
     let positions = positions.map(|tensors| table(tensors, keep.positions())).transpose()?;
     report(sizes.tables);
+    // The largest matrix first, while there is little else: what is read of the file counts as memory, too.
+    let logits = loader.linear(Role::Logits, logits, keep.tables(), Form::Plain)?;
+    report(sizes.head);
     for ((layer, window), bytes) in stored.into_iter().zip(&spec.windows).zip(sizes.layers) {
         layers.push(loader.layer(layer, *window)?);
         report(bytes);
@@ -59,14 +65,13 @@ pub(crate) fn load_model<B: Backend>(
         positions,
         layers,
         final_norm: loader.norm(final_norm),
-        logits: loader.linear(Role::Logits, logits, keep.tables(), Form::Plain)?,
+        logits,
         frequencies: match &spec.position {
             Position::Rope(rope) => rope.frequencies(),
             Position::Learned { .. } => Vec::new(),
         },
         spec: spec.clone(),
     };
-    report(sizes.head);
     Ok(model)
 }
 

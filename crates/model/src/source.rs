@@ -49,6 +49,16 @@ pub(crate) enum FileBytes {
     Embedded(&'static [u8]),
 }
 
+impl FileBytes {
+    /// What was read will not be read again soon.
+    pub(crate) fn release(&self) {
+        match self {
+            Self::Mapped(file) => file.release(),
+            Self::Embedded(_) => {}
+        }
+    }
+}
+
 impl Deref for FileBytes {
     type Target = [u8];
 

@@ -7,9 +7,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use folio_kernels::{
-    Context, Dtype, Epilogue, Isa, PackedMatrix, Raw, Segment, WeightFormat, linear,
-};
+use folio_kernels::{Context, Epilogue, Isa, PackedMatrix, Segment, WeightFormat, linear};
 
 use crate::error::ModelError;
 use crate::spec::ModelSpec;
@@ -48,8 +46,8 @@ pub fn choose(rate: f64, sequences: usize) -> usize {
 pub struct Trial<'a> {
     /// The model.
     pub spec: &'a ModelSpec,
-    /// Kind of the weights; of quantised ones that of the floats beside them, which are slower.
-    pub dtype: Dtype,
+    /// How most weights of the layers are kept.
+    pub format: WeightFormat,
     /// Threads that will compute.
     pub threads: usize,
     /// The instructions to use.
@@ -67,11 +65,9 @@ impl Trial<'_> {
             .map_err(|e| machine(format!("{} threads cannot be started: {e}", self.threads)))?;
         let inputs = self.spec.hidden;
         let outputs = self.spec.up_width().min(MOST_WEIGHTS / inputs).max(1);
-        let segment = Segment { format: WeightFormat::Float(self.dtype), outputs };
-        let mut builder =
-            PackedMatrix::builder(&[segment], inputs).map_err(|e| machine(e.to_string()))?;
-        builder.fill(&kernels, 0, Raw::from_f32(&numbers(outputs * inputs)));
-        let matrix = builder.finish();
+        let segment = Segment { format: self.format, outputs };
+        let matrix =
+            PackedMatrix::sample(&[segment], inputs).map_err(|e| machine(e.to_string()))?;
         let x = numbers(ROWS * inputs);
         let mut out = vec![0.0; ROWS * outputs];
         let mut best = Duration::MAX;

@@ -138,6 +138,7 @@ fn write_weights(
     for (_, tensors, layout) in &items.matrices {
         let matrix = cpu.matrix(tensors, layout)?;
         writer.section(matrix.bytes()).map_err(failed)?;
+        files.release();
         progress(Progress { done: writer.at - begin, total });
     }
     for (_, values) in &items.vectors {

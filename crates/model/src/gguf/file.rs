@@ -19,7 +19,7 @@ const MOST_ALIGNMENT: usize = 1 << 20;
 pub(crate) struct GgufFile {
     pub(crate) name: String,
     pub(crate) metadata: Metadata,
-    bytes: FileBytes,
+    pub(crate) bytes: FileBytes,
     tensors: FxHashMap<String, Info>,
 }
 

@@ -12,7 +12,7 @@ use super::stored::{Elements, Tensor};
 use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::gguf::{BlockMatrix, Found, GgufFile, Metadata, StoredTensor};
-use crate::source::{MOST_CONFIG_BYTES, ModelSource, is_plain};
+use crate::source::{FileBytes, MOST_CONFIG_BYTES, ModelSource, is_plain};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -39,6 +39,13 @@ impl WeightFile {
         match self {
             Self::Safetensors(file) => &file.name,
             Self::Gguf(file) => &file.name,
+        }
+    }
+
+    fn bytes(&self) -> &FileBytes {
+        match self {
+            Self::Safetensors(file) => &file.bytes,
+            Self::Gguf(file) => &file.bytes,
         }
     }
 
@@ -130,6 +137,11 @@ impl WeightFiles {
         let index_name = found.files.join(", ");
         let files = Self { files, index: Some(index), index_name, scheme: None };
         Ok((files, metadata.unwrap_or_default()))
+    }
+
+    /// What was read so far will not be read again soon: it is in memory as the kernels want it, once.
+    pub(crate) fn release(&self) {
+        self.files.iter().for_each(|file| file.bytes().release());
     }
 
     /// Whether a tensor of this name is stored or promised.

@@ -182,18 +182,12 @@ impl Inventory {
 
     /// Kinds and how many weights are of each, the commonest first.
     fn kinds(&self) -> Vec<(Stored, usize)> {
-        let mut kinds: Vec<(Stored, usize)> = Vec::new();
-        for matrix in self.matrices() {
-            for &(outputs, stored) in &matrix.parts {
-                let weights = outputs.saturating_mul(matrix.inputs);
-                match kinds.iter_mut().find(|(kind, _)| *kind == stored) {
-                    Some((_, sum)) => *sum = sum.saturating_add(weights),
-                    None => kinds.push((stored, weights)),
-                }
-            }
-        }
-        kinds.sort_by_key(|(_, weights)| std::cmp::Reverse(*weights));
-        kinds
+        kinds(self.matrices())
+    }
+
+    /// The kind that most weights of the layers are of.
+    pub(crate) fn of_layers(&self) -> Option<Stored> {
+        kinds(self.layers.iter().flatten()).first().map(|(kind, _)| *kind)
     }
 
     /// The kinds of weights by name, such as `Q4_K + Q6_K`.
@@ -254,4 +248,20 @@ impl Inventory {
             Stored::Floats(_) => None,
         })
     }
+}
+
+/// Kinds and how many weights are of each, the commonest first.
+fn kinds<'a>(matrices: impl Iterator<Item = &'a MatrixLayout>) -> Vec<(Stored, usize)> {
+    let mut kinds: Vec<(Stored, usize)> = Vec::new();
+    for matrix in matrices {
+        for &(outputs, stored) in &matrix.parts {
+            let weights = outputs.saturating_mul(matrix.inputs);
+            match kinds.iter_mut().find(|(kind, _)| *kind == stored) {
+                Some((_, sum)) => *sum = sum.saturating_add(weights),
+                None => kinds.push((stored, weights)),
+            }
+        }
+    }
+    kinds.sort_by_key(|(_, weights)| std::cmp::Reverse(*weights));
+    kinds
 }

@@ -16,7 +16,7 @@ const LENGTH_BYTES: usize = 8;
 
 pub(super) struct SafetensorsFile {
     pub(super) name: String,
-    bytes: FileBytes,
+    pub(super) bytes: FileBytes,
     data: usize,
     tensors: FxHashMap<String, TensorInfo>,
 }

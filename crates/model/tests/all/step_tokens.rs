@@ -1,7 +1,8 @@
 //! The choice of a step's size, on made-up rates; the measurement itself only has to work.
 
+use folio_kernels::WeightFormat;
 use folio_model::step_tokens::{FEWEST, MOST, TARGET, Trial, choose};
-use folio_model::{Dtype, Isa};
+use folio_model::{Dtype, Isa, Quantization};
 use proptest::prelude::*;
 
 use crate::driver::open;
@@ -35,9 +36,13 @@ proptest! {
 #[test]
 fn every_kind_of_weights_has_a_rate() {
     let checkpoint = open(&zoo("llama3-ropescaled"));
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-        let trial = Trial { spec: checkpoint.spec(), dtype, threads: 2, isa: Isa::detect() };
+    let floats = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(WeightFormat::Float);
+    let quantised = [Quantization::Int8, Quantization::Int4 { group: 32 }]
+        .map(|quantization| checkpoint.layer_format(None, Some(quantization)));
+    assert!(matches!(quantised, [WeightFormat::Codes(_), WeightFormat::Codes(_)]));
+    for format in floats.into_iter().chain(quantised) {
+        let trial = Trial { spec: checkpoint.spec(), format, threads: 2, isa: Isa::detect() };
         let rate = trial.run().unwrap();
-        assert!(rate.is_finite() && rate > 0.0, "{dtype:?}: {rate}");
+        assert!(rate.is_finite() && rate > 0.0, "{format:?}: {rate}");
     }
 }
