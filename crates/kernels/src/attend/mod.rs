@@ -32,7 +32,7 @@ const PARTITION: usize = 256;
 /// Positions whose keys or values are laid out for the register tiles at a time: a first-level cache full.
 const STAGE: usize = 64;
 /// About how many (token, head) pairs share one pass over the keys and values.
-const UNIT_ROWS: usize = 64;
+const UNIT_ROWS: usize = 256;
 
 /// How a layer attends.
 #[derive(Clone, Debug, PartialEq)]

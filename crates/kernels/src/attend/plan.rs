@@ -11,6 +11,8 @@ use crate::kv::{Batch, BatchRow, KvShape};
 
 /// Units below this many per thread leave threads idle, so that long contexts are split.
 pub(super) const UNITS_PER_THREAD: usize = 2;
+/// (token, head) pairs that keys and values are laid out for, at least, where there are so many.
+const FEWEST_ROWS: usize = 32;
 /// Shared partitions in a piece, at most, where there is enough to do.
 const PIECE: usize = 4;
 /// Floats that the results of shared partitions may take; what would take more is not shared.
@@ -92,9 +94,8 @@ impl Plan {
         let mut plan =
             Self { pieces: vec![Pieces::default(); batch.rows.len()], ..Self::default() };
         let shared = plan.share(spec, shape, batch, sizes);
-        let chunks = |tokens: usize| tokens.div_ceil(sizes.tokens) * shape.kv_heads;
-        let units: usize = batch.rows.iter().map(|row| chunks(row.tokens.len())).sum();
-        let busy = threads == 1 || units >= threads * UNITS_PER_THREAD;
+        let each = tokens_each(shape, batch, sizes, threads);
+        let busy = threads == 1 || units(shape, batch, each) >= threads * UNITS_PER_THREAD;
         for unit in shared {
             let Range { start, end } = unit.partitions;
             let piece = if busy { PIECE } else { 1 };
@@ -104,7 +105,7 @@ impl Plan {
             }
         }
         for row in 0..batch.rows.len() {
-            plan.add_row(spec, shape, batch, row, sizes, !busy);
+            plan.add_row(spec, shape, batch, row, Sizes { tokens: each, ..sizes }, !busy);
         }
         let tokens = plan.first.iter().chain(&plan.then).map(|unit| unit.tokens.len());
         plan.most_tokens = tokens.max().unwrap_or(1);
@@ -224,4 +225,19 @@ impl Plan {
         }
         units
     }
+}
+
+/// Units of up to `each` tokens.
+fn units(shape: &KvShape, batch: &Batch<'_>, each: usize) -> usize {
+    batch.rows.iter().map(|row| row.tokens.len().div_ceil(each) * shape.kv_heads).sum()
+}
+
+/// Tokens in a unit: many, so that keys and values are read and laid out seldom, but not so many that threads are idle.
+fn tokens_each(shape: &KvShape, batch: &Batch<'_>, sizes: Sizes, threads: usize) -> usize {
+    let enough = threads * UNITS_PER_THREAD * 2;
+    let mut each = sizes.tokens;
+    while each * sizes.group > 2 * FEWEST_ROWS && units(shape, batch, each) < enough {
+        each = each.div_ceil(2);
+    }
+    each
 }

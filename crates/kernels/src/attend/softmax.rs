@@ -131,8 +131,16 @@ fn shape_scores<L: Lanes>(
     let (low, high) = (l.splat(relative(seen.start) - 0.5), l.splat(relative(seen.end) - 0.5));
     let never = l.splat(f32::NEG_INFINITY);
     let mut max = never;
+    let plain = spec.softcap.is_none() && slope.is_none();
     for (i, score) in scores.iter_mut().enumerate() {
-        let at = l.add(l.splat(relative(first + i * LANES)), lanes);
+        let position = first + i * LANES;
+        if plain && position >= seen.start && position + LANES <= seen.end {
+            let x = l.mul(l.load(score), l.splat(spec.scale));
+            l.store(x, score);
+            max = l.max(x, max);
+            continue;
+        }
+        let at = l.add(l.splat(relative(position)), lanes);
         let mut x = l.mul(l.load(score), l.splat(spec.scale));
         if let Some(cap) = spec.softcap {
             x = l.mul(l.splat(cap), tanh(l, l.div(x, l.splat(cap))));

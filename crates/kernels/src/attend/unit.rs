@@ -240,10 +240,10 @@ fn pack_tile(u: &Unified<'_>, first: usize, count: usize, padded: usize, queries
     }
 }
 
-/// q·k of all rows and all positions of a partition that any token sees (and maybe some more).
+/// q·k of all rows and the positions of a partition that they see (and maybe some more).
 #[inline(always)]
 fn scores<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>) {
-    let Sizes { head_dim, row: width, .. } = u.sizes;
+    let Sizes { group, head_dim, row: width, .. } = u.sizes;
     let seen = u.seen_by_any(partition);
     let origin = partition * PARTITION;
     for stage in (origin..origin + PARTITION).step_by(STAGE) {
@@ -257,7 +257,10 @@ fn scores<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>
         });
         let deal = Deal::new(u.rows(), L::ROWS);
         for i in 0..deal.tiles() {
-            let Dealt { first, padded, .. } = deal.tile(i);
+            let Dealt { first, count, padded } = deal.tile(i);
+            // Its last row sees the most.
+            let end = u.seen((first + count - 1) / group, partition).end;
+            let end = end.saturating_sub(stage).div_ceil(LANES).min(panels.end);
             let column = stage - origin + panels.start * LANES;
             // SAFETY: the staged panels hold `width >= head_dim` steps (even: a multiple of 8), the queries of the tile
             // `head_dim * padded` floats, and the scores a row of PARTITION for each row and the padding.
@@ -271,7 +274,8 @@ fn scores<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>
                     sums: s.scores[first * PARTITION + column..].as_mut_ptr(),
                     sums_stride: PARTITION,
                 };
-                tiles::<L, f32, StepMajor<false>>(l, &tile, padded, panels.len());
+                let panels = end.saturating_sub(panels.start);
+                tiles::<L, f32, StepMajor<false>>(l, &tile, padded, panels);
             }
         }
     }
@@ -291,17 +295,22 @@ fn weigh_values<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scrat
         with_kv_element!(u.job.cache.shape().dtype, E => {
             stage_values::<L, E>(l, u, stage, here, s.staged);
         });
-        for token in 0..u.tokens() {
-            let seen = u.seen(token, partition);
+        // Rows that see the same of it go together; only on the diagonal each token is on its own.
+        let (first, last) = (u.seen(0, partition), u.seen(u.tokens() - 1, partition));
+        let alike = first.start == last.start
+            && intersect(first, stage, STAGE) == intersect(last, stage, STAGE);
+        let (bands, rows) = if alike { (1, u.rows()) } else { (u.tokens(), group) };
+        for band in 0..bands {
+            let seen = u.seen(band, partition);
             let here = intersect(seen.clone(), stage, STAGE);
             if here.is_empty() {
                 continue;
             }
             let mut done = 0;
-            while done < group {
-                let row = token * group + done;
-                let rows = size_within(group - done, L::ROWS);
-                done += rows;
+            while done < rows {
+                let row = band * group + done;
+                let count = size_within(rows - done, L::ROWS);
+                done += count;
                 // SAFETY: positions `here` of each panel are staged, and one more may be read because of the slack; scores and
                 // sums have a row for each row.
                 unsafe {
@@ -314,8 +323,7 @@ fn weigh_values<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scrat
                         sums: s.partition.sums[row * width..].as_mut_ptr(),
                         sums_stride: width,
                     };
-                    let panels = width / LANES;
-                    tiles::<L, f32, RowMajor<PARTITION>>(l, &tile, rows, panels);
+                    tiles::<L, f32, RowMajor<PARTITION>>(l, &tile, count, width / LANES);
                 }
             }
         }
