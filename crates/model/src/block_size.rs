@@ -212,13 +212,7 @@ impl Decode {
         }
         let queries = rows * spec.query_width();
         Ok(Self {
-            spec: AttendSpec {
-                heads: spec.heads,
-                scale: spec.attention_scale,
-                window: None,
-                softcap: spec.attention_cap,
-                alibi: None,
-            },
+            spec: spec.attend(None),
             cache,
             rows: (0..rows).map(|i| row(i, context - 1, i..i + 1)).collect(),
             blocks,

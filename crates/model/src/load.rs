@@ -1,6 +1,6 @@
 //! From checked tensors to a model in memory, with progress.
 
-use folio_kernels::{AttendSpec, Dtype};
+use folio_kernels::Dtype;
 
 use crate::backend::{Backend, Form, Linear, LinearWeights, Norm, NormWeights, Role};
 use crate::checkpoint::Checkpoint;
@@ -102,13 +102,7 @@ impl<B: Backend> Loader<'_, B> {
             output: linear(Role::Output, tensors.output, Form::Plain)?,
             up: linear(Role::Up, tensors.up, up)?,
             down: linear(Role::Down, tensors.down, Form::Plain)?,
-            attend: AttendSpec {
-                heads: spec.heads,
-                scale: spec.attention_scale,
-                window,
-                softcap: spec.attention_cap,
-                alibi: None,
-            },
+            attend: spec.attend(window),
         })
     }
 

@@ -7,6 +7,8 @@
 
 pub use folio_kernels::Activation;
 
+use folio_kernels::AttendSpec;
+
 use crate::error::ModelError;
 use crate::rope::Rope;
 use crate::sizes::wide;
@@ -135,6 +137,17 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
+    /// How a layer attends whose tokens see `window` positions, or all.
+    pub(crate) fn attend(&self, window: Option<usize>) -> AttendSpec {
+        AttendSpec {
+            heads: self.heads,
+            scale: self.attention_scale,
+            window,
+            softcap: self.attention_cap,
+            alibi: None,
+        }
+    }
+
     /// Width of all query heads together.
     #[must_use]
     pub fn query_width(&self) -> usize {

@@ -2,12 +2,14 @@
 //!
 //! While prompts are computed, a sequence that generates gets one token per step, so the longest step is the longest pause
 //! between two of its tokens. Beyond a few dozen rows a kernel is bound by arithmetic and larger steps gain nothing; so the
-//! step is cut where it takes about [`TARGET`], by the rate that this machine's own kernels reach on a piece of the model.
+//! step is cut where it takes about [`TARGET`], by the rate that this machine's own kernels reach on one layer of the model.
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use folio_kernels::{Context, Epilogue, Isa, PackedMatrix, Segment, WeightFormat, linear};
+use folio_kernels::{
+    AllocError, Batch, BatchRow, Context, Epilogue, Isa, KvCache, KvDtype, KvShape, PackedMatrix,
+    Segment, View, WeightFormat, attend, linear,
+};
 
 use crate::error::ModelError;
 use crate::spec::ModelSpec;
@@ -19,12 +21,14 @@ pub const FEWEST: usize = 64;
 /// Most tokens. More would only take memory.
 pub const MOST: usize = 2048;
 
-/// Rows of the measured layer: enough to be bound by arithmetic.
+/// Tokens of the measured layer: enough to be bound by arithmetic.
 const ROWS: usize = 64;
-/// Weights of the measured layer, at most: several times a cache of the second level.
+/// Positions that the measured tokens see.
+const CONTEXT: usize = 512;
+/// Weights of each measured matrix, at most: several times a cache of the second level.
 const MOST_WEIGHTS: usize = 1 << 21;
-/// The measurement is repeated until about then.
-const ENOUGH: Duration = Duration::from_millis(5);
+/// Each measurement is repeated until about then.
+const ENOUGH: Duration = Duration::from_millis(3);
 
 /// The most tokens of a step where `rate` tokens per second are computed and at most `sequences` sequences run: the largest
 /// power of two that keeps to [`TARGET`], but at least twice the sequences, so that prompts get on while all others
@@ -55,7 +59,7 @@ pub struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Tokens per second that the linear layers can compute, by a few milliseconds of one of them.
+    /// Tokens of a prompt per second that the layers can compute, by some milliseconds of one of them.
     ///
     /// # Errors
     /// When threads or a few MiB of memory cannot be had.
@@ -63,31 +67,75 @@ impl Trial<'_> {
         let machine = |problem: String| ModelError::Machine(problem);
         let kernels = Context::new(self.threads, self.isa)
             .map_err(|e| machine(format!("{} threads cannot be started: {e}", self.threads)))?;
-        let inputs = self.spec.hidden;
-        let outputs = self.spec.up_width().min(MOST_WEIGHTS / inputs).max(1);
-        let segment = Segment { format: self.format, outputs };
-        let matrix =
-            PackedMatrix::sample(&[segment], inputs).map_err(|e| machine(e.to_string()))?;
-        let x = numbers(ROWS * inputs);
-        let mut out = vec![0.0; ROWS * outputs];
-        let mut best = Duration::MAX;
-        let began = Instant::now();
-        // The first round warms up. The best counts: what disturbs the start does not last.
-        for round in 0.. {
-            let start = Instant::now();
-            linear(&kernels, &x, &matrix, None, Epilogue::Store, &mut out);
-            black_box(&out);
-            if round > 0 {
-                best = best.min(start.elapsed());
-            }
-            if round > 1 && began.elapsed() >= ENOUGH {
-                break;
-            }
+        let ModelSpec { hidden, intermediate, .. } = *self.spec;
+        let matrices = [
+            (self.spec.qkv_width(), hidden),
+            (hidden, self.spec.query_width()),
+            (self.spec.up_width(), hidden),
+            (hidden, intermediate),
+        ];
+        let mut layer = self.attention(&kernels).map_err(|e| machine(e.to_string()))?;
+        for (outputs, inputs) in matrices {
+            layer += self.linear(&kernels, outputs, inputs).map_err(|e| machine(e.to_string()))?;
         }
-        let products = number(ROWS) * number(outputs) * number(inputs);
-        let per_token = self.spec.layer_products();
-        Ok(products / best.as_secs_f64() / number(usize::try_from(per_token).unwrap_or(usize::MAX)))
+        Ok(number(ROWS) / (layer * number(self.spec.layers)))
     }
+
+    /// Seconds that a linear layer takes for [`ROWS`] tokens, by a piece of it.
+    fn linear(&self, kernels: &Context, outputs: usize, inputs: usize) -> Result<f64, AllocError> {
+        let piece = outputs.min(MOST_WEIGHTS / inputs).max(1);
+        let segment = Segment { format: self.format, outputs: piece };
+        let matrix = PackedMatrix::sample(&[segment], inputs)?;
+        let x = numbers(ROWS * inputs);
+        let mut out = vec![0.0; ROWS * piece];
+        let best = best(|| linear(kernels, &x, &matrix, None, Epilogue::Store, &mut out));
+        Ok(best.as_secs_f64() * number(outputs) / number(piece))
+    }
+
+    /// Seconds that a layer's attention takes for [`ROWS`] tokens, about [`CONTEXT`] positions from the beginning.
+    fn attention(&self, kernels: &Context) -> Result<f64, AllocError> {
+        let spec = self.spec;
+        let context = CONTEXT.min(spec.context).max(ROWS);
+        let shape = KvShape {
+            layers: 1,
+            blocks: 1,
+            block_size: context,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+            dtype: KvDtype::F32,
+        };
+        let mut cache = KvCache::new(shape)?;
+        let row = |start, tokens| BatchRow { start, tokens, blocks: 0..1 };
+        let entry = numbers(context * spec.kv_width());
+        let view = View::dense(&entry, spec.kv_width());
+        let all = Batch { rows: &[row(0, 0..context)], blocks: &[0] };
+        cache.store(kernels, 0, &all, view, view);
+        let attention = spec.attend(None);
+        let last = Batch { rows: &[row(context - ROWS, 0..ROWS)], blocks: &[0] };
+        let queries = numbers(ROWS * spec.query_width());
+        let queries = View::dense(&queries, spec.query_width());
+        let mut out = vec![0.0; ROWS * spec.query_width()];
+        let best = best(|| attend(kernels, &attention, &cache, 0, &last, queries, &mut out));
+        Ok(best.as_secs_f64())
+    }
+}
+
+/// The shortest time that some work took in about [`ENOUGH`]. What disturbs the start does not last.
+fn best(mut work: impl FnMut()) -> Duration {
+    let mut best = Duration::MAX;
+    let began = Instant::now();
+    // The first round warms up.
+    for round in 0.. {
+        let start = Instant::now();
+        work();
+        if round > 0 {
+            best = best.min(start.elapsed());
+        }
+        if round > 1 && began.elapsed() >= ENOUGH {
+            break;
+        }
+    }
+    best
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for a rate")]
