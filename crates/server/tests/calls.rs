@@ -371,7 +371,7 @@ async fn a_response_repeats_how_it_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_dialect_serves_is_named() {
+async fn what_responses_do_not_serve_is_named() {
     let server = Server::start().await;
     let call = json!({"type": "function_call", "name": "f", "arguments": "{}"});
     for (more, param) in [
@@ -405,6 +405,12 @@ async fn what_no_dialect_serves_is_named() {
         assert_eq!((answer.status, &error["param"]), (400, &json!(param)), "{more}: {error}");
         assert!(error["message"].as_str().unwrap().starts_with(param), "{error}");
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_messages_do_not_serve_is_named() {
+    let server = Server::start().await;
     let turn = |role: &str, block: Value| json!({"messages": [{"role": role, "content": [block]}]});
     let result = json!({"type": "tool_result", "tool_use_id": "1"});
     let use_f = json!({"type": "tool_use", "id": "1", "name": "f", "input": {}});

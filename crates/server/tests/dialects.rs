@@ -267,6 +267,8 @@ async fn a_key_may_come_in_either_header() {
 async fn a_server_tells_about_itself_but_no_path() {
     let server = Server::start().await;
     assert_eq!(get(server.address, "/load").await.json(), json!({"server_load": 0}));
+    let version = get(server.address, "/version").await.json();
+    assert_eq!(version, json!({"version": env!("CARGO_PKG_VERSION")}));
     let info = get(server.address, "/server_info").await.json();
     assert_eq!(info["limits"]["body_bytes"], 32 << 20);
     assert_eq!(info["limits"]["n"], 128);

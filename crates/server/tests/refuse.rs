@@ -271,8 +271,10 @@ fn chat_cases() -> Vec<Case> {
         (
             json!({"chat_template_kwargs": {"messages": []}}),
             "chat_template_kwargs",
-            "own chat template",
+            "rest of the request",
         ),
+        (json!({"chat_template_kwargs": {"a b": 1}}), "chat_template_kwargs", "letters, digits"),
+        (json!({"chat_template_kwargs": [1]}), "chat_template_kwargs", "an object"),
         (json!({"prompt": "x"}), "prompt", "unknown"),
     ]
 }

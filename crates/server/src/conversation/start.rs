@@ -17,7 +17,7 @@ use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
 use crate::request::common::Common;
 use crate::request::output::truncate;
-use crate::state::{App, Ticket};
+use crate::state::{App, Served, Ticket};
 
 /// What an endpoint calls things.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +54,14 @@ pub(crate) struct Begun {
     pub(crate) rendering: Rendering,
 }
 
+/// What the model's makers recommend, as far as there is room for it behind the prompt; `None` for all the room there is.
+fn recommended_length(served: &Served, common: &Common, prompt: usize) -> Option<u32> {
+    let recommended = served.texts.defaults.max_new_tokens?.max(common.params.bans.min_tokens);
+    let room = served.max_model_len.checked_sub(u32::try_from(prompt).ok()?)?;
+    // Where there is none, the prompt is what gets refused.
+    (room > 0).then(|| recommended.min(room))
+}
+
 /// Renders, tokenises and submits.
 ///
 /// # Errors
@@ -81,6 +89,9 @@ pub(crate) async fn start(
     .await?;
     let mut rendering = Rendering::new(&app.served, &common);
     rendering.reading = reading;
+    if common.params.max_tokens.is_none() {
+        common.params.max_tokens = recommended_length(&app.served, &common, prompt.len());
+    }
     let heading = Heading::new(names.id, common.model, &app.served);
     let report = Report::new(heading.id.clone(), request_id(&parts), names.endpoint, arrival);
     let fields = names.fields;

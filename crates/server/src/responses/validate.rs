@@ -195,6 +195,7 @@ fn add(dialogue: &mut Dialogue, item: Item, at: &str) -> Result<(), ApiError> {
         encrypted_content,
     } = item.fields;
     let kind = kind.as_deref().unwrap_or("message");
+    served_kind(kind, &at("type"))?;
     let of = |kinds: &[&str]| kinds.contains(&kind);
     let foreign = [
         ("role", role.is_some() && !of(&["message"])),
@@ -205,13 +206,6 @@ fn add(dialogue: &mut Dialogue, item: Item, at: &str) -> Result<(), ApiError> {
         ("output", output.is_some() && !of(&["function_call_output"])),
         ("summary", summary.is_some() && !of(&["reasoning"])),
     ];
-    if !of(&["message", "function_call", "function_call_output", "reasoning"]) {
-        let problem = format!(
-            "is {}: items of type `message`, `function_call`, `function_call_output` and `reasoning` are served",
-            quote(kind)
-        );
-        return Err(ApiError::field(at("type"), problem));
-    }
     if let Some((field, _)) = foreign.into_iter().find(|(_, foreign)| *foreign) {
         return Err(ApiError::field(
             at(field),
@@ -247,6 +241,16 @@ fn add(dialogue: &mut Dialogue, item: Item, at: &str) -> Result<(), ApiError> {
         }
         _ => message(dialogue, role, content, &at),
     }
+}
+
+fn served_kind(kind: &str, field: &str) -> Result<(), ApiError> {
+    const KINDS: [&str; 4] = ["message", "function_call", "function_call_output", "reasoning"];
+    if KINDS.contains(&kind) {
+        return Ok(());
+    }
+    let problem =
+        format!("is {}: items of these types are served: {}", quote(kind), KINDS.join(", "));
+    Err(ApiError::field(field, problem))
 }
 
 fn message(

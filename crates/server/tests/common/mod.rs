@@ -36,9 +36,11 @@ pub(crate) const MOST_BYTES: usize = 100_000;
 
 pub(crate) const BLOCK_SIZE: u32 = 4;
 
-/// Roles and contents between marks; the generation prompt ends with `>`, so that the last message can script the answer.
+/// Roles and contents between marks; the generation prompt ends with `>`, so that the last message can script the answer,
+/// unless thinking is turned off: then the answer is `quiet`.
 const TEMPLATE: &str = "{% for m in messages %}<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
-                        {% if add_generation_prompt %}>{% endif %}";
+                        {% if add_generation_prompt %}\
+                        {% if enable_thinking is defined and not enable_thinking %}[quiet]{% endif %}>{% endif %}";
 
 /// How a test's server differs from the usual one.
 pub(crate) struct Setup {
