@@ -72,13 +72,13 @@ pub(crate) struct Dialogue {
 
 impl Dialogue {
     /// Somebody else than the assistant says something.
-    pub(crate) fn say(&mut self, role: &str, text: String) {
+    pub(crate) fn say(&mut self, role: &str, text: &str) {
         self.end_turn();
         self.messages.push(json!({ "role": role, "content": text }));
     }
 
     /// What a call led to.
-    pub(crate) fn result(&mut self, call_id: String, text: String) {
+    pub(crate) fn result(&mut self, call_id: &str, text: &str) {
         self.end_turn();
         let message = json!({ "role": "tool", "content": text, "tool_call_id": call_id });
         self.messages.push(message);
@@ -148,12 +148,12 @@ mod tests {
             arguments: "{\"a\": 1}".to_owned(),
         };
         let mut dialogue = Dialogue::default();
-        dialogue.say("user", "Hi".to_owned());
+        dialogue.say("user", "Hi");
         dialogue.think("Hm.".to_owned());
         dialogue.answer("Let me see.".to_owned());
         dialogue.call(call("x"), "f").unwrap();
         dialogue.call(call("y"), "f").unwrap();
-        dialogue.result("call_x".to_owned(), "1".to_owned());
+        dialogue.result("call_x", "1");
         dialogue.answer("One".to_owned());
         dialogue.answer("Two".to_owned());
         let shown = |name: &str| {

@@ -151,7 +151,7 @@ impl Declared {
     }
 
     /// The same in the words of chat, which are those that templates know.
-    pub(crate) fn as_in_chat(self, parameters: &str) -> Self {
+    pub(crate) fn in_words_of_chat(self, parameters: &str) -> Self {
         let in_chat = |tool: &Value| {
             let members = ["name", "description"].map(|name| (name, name));
             let function: Map<String, Value> = members

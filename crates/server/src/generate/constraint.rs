@@ -22,7 +22,7 @@ pub(crate) struct Follow {
 }
 
 /// What an answer has to follow.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules<'a> {
     pub(crate) wanted: Option<&'a Wanted>,
     pub(crate) thinking: Thinking,

@@ -32,7 +32,7 @@ pub(super) fn asked(
     let thoughts = thinking.map(|ThinkingOptions { fields }| thinks(fields, served)).transpose()?;
     let Thoughts { variables, shown, most } =
         thoughts.unwrap_or_else(|| Thoughts { variables: Map::new(), shown: true, most: None });
-    let tools = declared.map(|declared| Declared::as_in_chat(declared, "input_schema"));
+    let tools = declared.map(|declared| Declared::in_words_of_chat(declared, "input_schema"));
     let wanted = wanted(output_config, output_format)?;
     let asked = Asked { tools, choice, parallel, shows_reasoning: shown, thoughts: most, wanted };
     Ok((asked, variables))

@@ -100,7 +100,7 @@ fn conversation(
 ) -> Result<(Value, PromptEnd), ApiError> {
     let mut dialogue = Dialogue::default();
     if let Some(system) = system {
-        dialogue.say("system", text_of(system, "system")?);
+        dialogue.say("system", &text_of(system, "system")?);
     }
     let turns = turns.unwrap_or_default().0;
     if turns.is_empty() {
@@ -143,7 +143,7 @@ fn asked_by_user(
 ) -> Result<(), ApiError> {
     let blocks = match content {
         TextOr::Text(text) => {
-            dialogue.say("user", text);
+            dialogue.say("user", &text);
             return Ok(());
         }
         TextOr::List(blocks) => blocks,
@@ -156,9 +156,9 @@ fn asked_by_user(
             Said::Result { call_id, text } => {
                 results = true;
                 if !texts.is_empty() {
-                    dialogue.say("user", std::mem::take(&mut texts).join("\n"));
+                    dialogue.say("user", &std::mem::take(&mut texts).join("\n"));
                 }
-                dialogue.result(call_id, text);
+                dialogue.result(&call_id, &text);
             }
             Said::Thought(_) | Said::Call(_) => {
                 let problem = "only stands in turns of the assistant's";
@@ -167,7 +167,7 @@ fn asked_by_user(
         }
     }
     if !texts.is_empty() || !results {
-        dialogue.say("user", texts.join("\n"));
+        dialogue.say("user", &texts.join("\n"));
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ pub(super) fn asked(
         // Clients send the default along.
         choice = choice.filter(|choice| !matches!(choice, Choice::Auto));
     }
-    let tools = declared.map(|declared| Declared::as_in_chat(declared, "parameters"));
+    let tools = declared.map(|declared| Declared::in_words_of_chat(declared, "parameters"));
     Ok((Asked { tools, choice, parallel, shows_reasoning: true, thoughts: None, wanted }, form))
 }
 

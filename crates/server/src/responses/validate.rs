@@ -159,11 +159,11 @@ fn alternatives(include: Option<Strings>, top: Option<Int>) -> Result<Option<i64
 fn conversation(instructions: Option<&str>, input: Option<Input>) -> Result<Value, ApiError> {
     let mut dialogue = Dialogue::default();
     if let Some(instructions) = instructions {
-        dialogue.say("system", instructions.to_owned());
+        dialogue.say("system", instructions);
     }
     match input {
         None => return Err(ApiError::field("input", "is missing")),
-        Some(TextOr::Text(text)) => dialogue.say("user", text),
+        Some(TextOr::Text(text)) => dialogue.say("user", &text),
         Some(TextOr::List(items)) if items.is_empty() => {
             return Err(ApiError::field("input", "needs at least one message"));
         }
@@ -225,7 +225,7 @@ fn add(dialogue: &mut Dialogue, item: Item, at: &str) -> Result<(), ApiError> {
         "function_call_output" => {
             let call_id = call_id.ok_or_else(|| missing("call_id"))?;
             let output = output.ok_or_else(|| missing("output"))?;
-            dialogue.result(call_id, text_of(output, &at("output"))?);
+            dialogue.result(&call_id, &text_of(output, &at("output"))?);
             Ok(())
         }
         "reasoning" => {
@@ -269,7 +269,7 @@ fn message(
     if role == "assistant" {
         dialogue.answer(text);
     } else {
-        dialogue.say(&role, text);
+        dialogue.say(&role, &text);
     }
     Ok(())
 }
