@@ -1,8 +1,14 @@
 """The official clients of OpenAI's responses and of Anthropic's messages, streamed and not."""
 
+import json
+import pathlib
+import shutil
+
 import anthropic
 import openai
 import pytest
+
+from conftest import Server
 
 QUESTION = "What is your name?"
 # The client has no argument for it.
@@ -97,3 +103,108 @@ def test_parameters_of_vllms(client, model):
     assert not set(ids) & set(banned.choices[0].token_ids)
     scored = complete(prompt_logprobs=1)
     assert len(scored.choices[0].prompt_logprobs) == scored.usage.prompt_tokens
+
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+LOOK = {"type": "function", "name": "weather", "description": "Looks outside.", "parameters": CITY, "strict": True}
+CLAUDES = {"name": "weather", "description": "Looks outside.", "input_schema": CITY}
+
+
+def test_a_response_calls_a_tool_and_hears_what_came_of_it(client, model):
+    asked = dict(model=model, input=QUESTION, tools=[LOOK], tool_choice="required", parallel_tool_calls=False)
+    asked |= dict(temperature=0, max_output_tokens=100)
+    whole = client.responses.create(**asked)
+    (call,) = whole.output
+    assert call.type == "function_call" and call.status == "completed"
+    assert json.loads(call.arguments)["city"] in ("Rome", "Oslo")
+    kinds = []
+    with client.responses.stream(**asked) as stream:
+        for event in stream:
+            kinds.append(event.type)
+        final = stream.get_final_response()
+    assert "response.function_call_arguments.delta" in kinds and "response.function_call_arguments.done" in kinds
+    assert (final.output[0].name, final.output[0].arguments) == (call.name, call.arguments)
+    assert final.output[0].parsed_arguments == json.loads(call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "It rains."}
+    again = client.responses.create(
+        model=model, max_output_tokens=10, input=[{"role": "user", "content": QUESTION}, call, result]
+    )
+    assert again.output[0].type == "message" and again.usage.input_tokens > whole.usage.input_tokens
+
+
+def test_a_response_follows_a_schema(client, model):
+    form = {"type": "json_schema", "name": "place", "schema": CITY, "strict": True}
+    asked = dict(model=model, input=QUESTION, text={"format": form}, max_output_tokens=100)
+    assert json.loads(client.responses.create(**asked).output_text)["city"] in ("Rome", "Oslo")
+
+
+def test_a_message_calls_a_tool_and_hears_what_came_of_it(claude, model):
+    turns = [{"role": "user", "content": QUESTION}]
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    asked = dict(model=model, messages=turns, tools=[CLAUDES], tool_choice=choice, max_tokens=100, extra_body=GREEDY)
+    whole = claude.messages.create(**asked)
+    (call,) = whole.content
+    assert whole.stop_reason == "tool_use" and call.input["city"] in ("Rome", "Oslo")
+    partial = ""
+    with claude.messages.stream(**asked) as stream:
+        for event in stream:
+            if event.type == "input_json":
+                partial += event.partial_json
+        final = stream.get_final_message()
+    assert final.content[0].input == call.input == json.loads(partial)
+    assert final.stop_reason == "tool_use"
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "It rains."}
+    turns = [*turns, {"role": "assistant", "content": whole.content}, {"role": "user", "content": [result]}]
+    again = claude.messages.create(model=model, max_tokens=10, messages=turns)
+    assert again.content[0].type == "text"
+    counted = claude.messages.count_tokens(model=model, messages=turns)
+    assert counted.input_tokens == again.usage.input_tokens + again.usage.cache_read_input_tokens
+
+
+def test_a_message_follows_a_schema(claude, model):
+    asked = dict(model=model, max_tokens=100, messages=[{"role": "user", "content": QUESTION}])
+    form = {"format": {"type": "json_schema", "schema": CITY}}
+    message = claude.messages.create(**asked, output_config=form)
+    assert json.loads(message.content[0].text)["city"] in ("Rome", "Oslo")
+
+
+def thinking(folder):
+    """A server whose model is always in the middle of a thought."""
+    shutil.copytree(pathlib.Path(__file__).parents[2] / "models/demo", folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] += "{% if add_generation_prompt %}<think>{% endif %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return Server(str(folder), "--reasoning-parser", "qwen3")
+
+
+def test_thoughts_reach_the_clients_as_thoughts(tmp_path_factory):
+    """The built-in model does not think. Behind a template that has begun to think for it, all it says is a thought."""
+    server = thinking(tmp_path_factory.mktemp("models") / "thinking")
+    try:
+        client = server.client()
+        model = client.models.list().data[0].id
+        asked = dict(model=model, input=QUESTION, max_output_tokens=12, temperature=0)
+        whole = client.responses.create(**asked)
+        assert [item.type for item in whole.output] == ["reasoning"] and whole.status == "incomplete"
+        kinds, thought = set(), ""
+        with client.responses.stream(**asked) as stream:
+            for event in stream:
+                kinds.add(event.type)
+                thought += event.delta if event.type == "response.reasoning_text.delta" else ""
+        assert {"response.reasoning_text.delta", "response.reasoning_text.done"} <= kinds
+        assert thought == whole.output[0].content[0].text
+        claude = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60)
+        turns = [{"role": "user", "content": QUESTION}]
+        asked = dict(model=model, max_tokens=12, messages=turns, extra_body=GREEDY)
+        with claude.messages.stream(**asked) as stream:
+            streamed = "".join(event.thinking for event in stream if event.type == "thinking")
+            final = stream.get_final_message()
+        assert final.content[0].type == "thinking"
+        assert streamed == final.content[0].thinking == thought
+    finally:
+        assert server.stop() == 0

@@ -62,13 +62,14 @@ pub struct ParamLimits {
 /// Sampling parameters as the model's makers recommend them (`generation_config.json`); `None` where they say nothing.
 /// Unchecked: they go through the same door as a request's.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[allow(missing_docs, reason = "the names are those of the request fields")]
+#[allow(missing_docs, reason = "the names are those of the file")]
 pub struct GenerationDefaults {
     pub temperature: Option<f64>,
     pub top_p: Option<f64>,
     pub top_k: Option<i64>,
     pub min_p: Option<f64>,
     pub repetition_penalty: Option<f64>,
+    pub max_new_tokens: Option<u32>,
 }
 
 impl ParamLimits {

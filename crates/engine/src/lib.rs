@@ -84,6 +84,6 @@ pub use handle::{Handle, Refused};
 pub use health::Health;
 pub use line::Owner;
 pub use observe::{Observer, Part};
-pub use snapshot::{Snapshot, StepTokens};
+pub use snapshot::{MaskCosts, Snapshot, StepTokens};
 pub use thread::{EngineError, EngineThread, start, start_observed};
 pub use update::{Cause, Update};

@@ -21,6 +21,7 @@ use folio_core::plan::StepPlan;
 use folio_core::schedule::Scheduler;
 
 use crate::constraint::{Canceller, Constraint};
+use crate::snapshot::MaskCosts;
 
 /// Whose mask it is; `None` for the first one of a request, which all its sequences share.
 type Key = (GroupId, Option<SeqId>);
@@ -39,6 +40,7 @@ struct Task {
 /// What came of a task.
 struct Done {
     key: Key,
+    took: Duration,
     outcome: Result<Ready, String>,
 }
 
@@ -74,6 +76,7 @@ pub(crate) struct Masks {
     queue: Queue,
     done: Receiver<Done>,
     results: Sender<Done>,
+    costs: MaskCosts,
 }
 
 impl Masks {
@@ -90,7 +93,13 @@ impl Masks {
             queue: Arc::new(Mutex::new(queue)),
             done,
             results,
+            costs: MaskCosts::default(),
         }
+    }
+
+    /// What masks have cost so far.
+    pub(crate) fn costs(&self) -> MaskCosts {
+        self.costs
     }
 
     /// Begins to follow a request.
@@ -187,7 +196,8 @@ impl Masks {
     /// The mask, when it is there in time.
     fn wait(&mut self, key: Key) -> Result<&[u32], String> {
         let (group, seq) = key;
-        let mut look = Instant::now() + self.limit;
+        let began = Instant::now();
+        let mut look = began + self.limit;
         while let Some(State::Working(_)) = self.state(key) {
             let left = look.saturating_duration_since(Instant::now());
             if let Ok(done) = self.done.recv_timeout(left) {
@@ -197,6 +207,7 @@ impl Masks {
                 look = Instant::now() + self.limit;
             }
         }
+        self.costs.waited += began.elapsed();
         match self.by_group.get(&group).and_then(|states| states.get(&seq)) {
             Some(State::Ready(ready)) => Ok(&ready.mask),
             Some(State::Failed(why)) => Err(why.clone()),
@@ -242,7 +253,9 @@ impl Masks {
 
     /// Takes a result in, if somebody still waits for it.
     fn place(&mut self, done: Done) {
-        let Done { key, outcome } = done;
+        let Done { key, took, outcome } = done;
+        self.costs.made += 1;
+        self.costs.work += took;
         if let Some(state) = self.state(key)
             && matches!(state, State::Working(_))
         {
@@ -284,10 +297,11 @@ fn work(desk: &Mutex<Desk>, queue: &Mutex<Receiver<Task>>, results: &Sender<Done
     loop {
         let next = lock(queue).recv();
         let Ok(Task { key, constraint, token, mask }) = next else { return };
-        lock(desk).task = Some((key, Instant::now()));
+        let began = Instant::now();
+        lock(desk).task = Some((key, began));
         let outcome = catch_unwind(AssertUnwindSafe(move || make(constraint, token, mask)))
             .unwrap_or_else(|_| Err("its grammar failed".to_owned()));
-        let sent = results.send(Done { key, outcome });
+        let sent = results.send(Done { key, took: began.elapsed(), outcome });
         let mut desk = lock(desk);
         desk.task = None;
         if desk.retired || sent.is_err() {

@@ -279,6 +279,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
     /// Puts the masks into the plan. Requests without one end here; their rows are computed in vain.
     fn constrain(&mut self) {
         let failed = self.masks.fill(&mut self.plan, &self.scheduler);
+        self.numbers.masks = self.masks.costs();
         for (group, _) in &failed {
             self.scheduler.abort(*group);
             self.masks.forget(*group);

@@ -25,6 +25,17 @@ impl StepTokens {
     }
 }
 
+/// What the masks of constrained requests cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaskCosts {
+    /// Masks that were made.
+    pub made: u64,
+    /// Time the threads that make them spent on them, all threads together.
+    pub work: Duration,
+    /// Time the engine waited for them before steps: what of the work the rest of the step did not hide.
+    pub waited: Duration,
+}
+
 /// What the engine published after its last step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -42,6 +53,8 @@ pub struct Snapshot {
     pub last_step: Duration,
     /// Tokens computed per step.
     pub step_tokens: StepTokens,
+    /// What masks cost.
+    pub masks: MaskCosts,
 }
 
 impl Snapshot {

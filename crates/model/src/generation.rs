@@ -35,6 +35,7 @@ pub(crate) fn read_generation(
         top_k: top_k(&fields, "top_k")?,
         min_p: number("min_p")?,
         repetition_penalty: number("repetition_penalty")?,
+        max_new_tokens: max_new_tokens(&fields)?,
     };
     Ok((eos, defaults))
 }
@@ -78,6 +79,7 @@ pub(crate) fn read_gguf_generation(
         top_k: top_k(&fields, "general.sampling.top_k")?,
         min_p: number("min_p")?,
         repetition_penalty: number("penalty_repeat")?,
+        max_new_tokens: None,
     };
     Ok((eos, defaults))
 }
@@ -85,6 +87,12 @@ pub(crate) fn read_gguf_generation(
 fn top_k(fields: &Fields, field: &str) -> Result<Option<i64>, ModelError> {
     let value = fields.count(field, 0..=usize::try_from(i32::MAX).unwrap_or(usize::MAX))?;
     Ok(value.and_then(|k| i64::try_from(k).ok()))
+}
+
+fn max_new_tokens(fields: &Fields) -> Result<Option<u32>, ModelError> {
+    let most =
+        fields.count("max_new_tokens", 1..=usize::try_from(u32::MAX).unwrap_or(usize::MAX))?;
+    Ok(most.and_then(|most| u32::try_from(most).ok()))
 }
 
 fn end_tokens(file: &'static str, value: &Value, vocab: usize) -> Result<Vec<Token>, ModelError> {

@@ -109,6 +109,16 @@ impl ApiError {
         self
     }
 
+    /// Says within which field the one at fault is.
+    #[must_use]
+    pub(crate) fn within(mut self, outer: &str) -> Self {
+        if let Some(param) = &mut self.param {
+            *param = format!("{outer}.{param}");
+            self.message = format!("{outer}.{}", self.message);
+        }
+        self
+    }
+
     /// Calls a field at fault what this endpoint calls it.
     #[must_use]
     pub(crate) fn renamed(mut self, from: &str, to: &str) -> Self {

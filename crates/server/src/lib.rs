@@ -21,6 +21,7 @@ mod auth;
 mod chat;
 mod completions;
 mod config;
+mod conversation;
 mod error;
 mod generate;
 mod io;

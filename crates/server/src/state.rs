@@ -100,7 +100,7 @@ impl App {
             let message = format!(
                 "this key has {most} requests in the server already, as many as it may; wait for one of them"
             );
-            return Err(ApiError::busy(message, seconds(self.pace.wait(1))));
+            return Err(self.crowded(message));
         }
         Ok(ticket)
     }

@@ -3,7 +3,8 @@
 mod common;
 
 use common::http::post;
-use common::{END, Server};
+use common::{END, MAX_MODEL_LEN, Server, Setup};
+use folio_core::params::GenerationDefaults;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -164,7 +165,10 @@ async fn prompt_logprobs_have_an_entry_per_token() {
     }
     let named = json!({"logprobs": 1, "return_tokens_as_token_ids": true});
     let whole = post(server.address, COMPLETE, &complete("h", &named)).await.json();
-    assert_eq!(whole["choices"][0]["logprobs"]["tokens"], json!(["token_id:104", "token_id:258"]));
+    assert_eq!(
+        whole["choices"][0]["logprobs"]["tokens"],
+        json!(["token_id:104", format!("token_id:{END}")])
+    );
     server.stop().await;
 }
 
@@ -210,6 +214,110 @@ async fn usage_can_come_with_every_chunk() {
             .map(|event| event["usage"]["completion_tokens"].as_u64().expect("usage"))
             .collect();
         assert!(counts.is_sorted() && counts.last() == Some(&6) && counts[0] >= 1, "{counts:?}");
+    }
+    server.stop().await;
+}
+
+/// The makers' limit holds where the caller sets none, and never asks for more than there is room for.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_as_long_as_the_models_makers_say() {
+    let defaults = GenerationDefaults { max_new_tokens: Some(7), ..GenerationDefaults::default() };
+    let server = Server::with(Setup { defaults, ..Setup::default() }).await;
+    let said = |text: &str| json!([{"role": "user", "content": text}]);
+    let prompt = "x".repeat(usize::try_from(MAX_MODEL_LEN).unwrap() - 15);
+    for (path, field, body, tokens) in [
+        (CHAT, "completion_tokens", json!({"messages": said("Hi")}), 7),
+        (CHAT, "completion_tokens", json!({"messages": said("Hi"), "max_tokens": 9}), 9),
+        (CHAT, "completion_tokens", json!({"messages": said("Hi"), "min_tokens": 8}), 8),
+        (CHAT, "completion_tokens", json!({"messages": said(&prompt)}), 6),
+        ("/v1/responses", "output_tokens", json!({"input": "Hi"}), 7),
+        ("/v1/messages", "output_tokens", json!({"messages": said("Hi"), "max_tokens": 9}), 9),
+        // OpenAI's own default there.
+        (COMPLETE, "completion_tokens", json!({"prompt": "Hi"}), 16),
+    ] {
+        let answer = post(server.address, path, &body).await;
+        assert_eq!(answer.json()["usage"][field], tokens, "{path} {body}: {}", answer.body);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callers_bookkeeping_changes_no_answer() {
+    let server = Server::start().await;
+    let books = json!({
+        "user": "u", "metadata": {"a": "b"}, "safety_identifier": "s", "prompt_cache_key": "k", "request_id": "r",
+    });
+    for (path, body) in [(CHAT, chat("hello", &books)), (COMPLETE, complete("hello", &books))] {
+        assert_eq!(answer(&server, path, &body).await.0, "hello", "{path}");
+    }
+    let body =
+        json!({"input": "[hello]", "user": "u", "metadata": {"a": "b"}, "safety_identifier": "s"});
+    let told = post(server.address, "/v1/responses", &body).await.json();
+    assert_eq!(told["output"][0]["content"][0]["text"], "hello", "{told}");
+    server.stop().await;
+}
+
+/// Times come with whole answers, and in streams with the counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn timings_add_up_to_the_counts() {
+    let server = Server::start().await;
+    let stream = json!({"stream": true, "stream_options": {"include_usage": true}});
+    for (path, body) in
+        [(CHAT, chat("hello", &json!({}))), (COMPLETE, complete("hello", &json!({})))]
+    {
+        let whole = post(server.address, path, &body).await.json();
+        let events = post(server.address, path, &with(body, &stream)).await.events(true);
+        let (last, others) = events.split_last().expect("events");
+        assert!(others.iter().all(|event| event["timings"].is_null()), "{path}");
+        for told in [&whole, last] {
+            let (timings, usage) = (&told["timings"], &told["usage"]);
+            let count = |value: &Value| value.as_u64().expect("a count");
+            assert_eq!(timings["predicted_n"], usage["completion_tokens"], "{path}");
+            let read = count(&timings["cache_n"]) + count(&timings["prompt_n"]);
+            assert_eq!(read, count(&usage["prompt_tokens"]), "{path}");
+            assert_eq!(timings["cache_n"], usage["prompt_tokens_details"]["cached_tokens"]);
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn special_tokens_are_left_out_unless_they_are_asked_for() {
+    let server = Server::start().await;
+    let start = json!({"allowed_token_ids": [common::START], "max_tokens": 2});
+    for (more, text) in [
+        (json!({}), ""),
+        (json!({"skip_special_tokens": true}), ""),
+        (json!({"skip_special_tokens": false}), "<|start|><|start|>"),
+    ] {
+        let body = with(complete("x", &more), &start);
+        assert_eq!(answer(&server, COMPLETE, &body).await.0, text, "{more}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_hears_its_variables() {
+    let server = Server::with(Setup { reasoning: true, ..Setup::default() }).await;
+    for (kwargs, text) in [
+        (json!({}), "loud"),
+        (json!({"enable_thinking": true, "other": [1, {}]}), "loud"),
+        (json!({"enable_thinking": false}), "quiet"),
+    ] {
+        let body = chat("loud", &json!({"chat_template_kwargs": kwargs}));
+        assert_eq!(answer(&server, CHAT, &body).await.0, text, "{kwargs}");
+        let body = json!({"messages": body["messages"], "chat_template_kwargs": kwargs});
+        let counted = post(server.address, "/tokenize", &body).await.json()["count"].clone();
+        assert_eq!(counted, if text == "loud" { 15 } else { 22 }, "{kwargs}");
+    }
+    for (thinking, text) in [
+        (json!({"type": "disabled"}), "quiet"),
+        (json!({"type": "enabled"}), "loud"),
+        (json!({"type": "adaptive"}), "loud"),
+    ] {
+        let body = chat("loud", &json!({"thinking": thinking}));
+        let told = post(server.address, "/v1/messages", &body).await.json();
+        assert_eq!(told["content"][0]["text"], text, "{told}");
     }
     server.stop().await;
 }

@@ -106,6 +106,11 @@ async fn a_key_may_have_so_many_requests_at_one_time() {
     let (first, refused) = tokio::join!(with_key(&server, "alpha"), refused);
     assert_eq!(first.status, 200, "{}", first.body);
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    let error = &refused.json()["error"];
+    assert!(
+        error["queue_position"].is_u64() && error["estimated_wait_seconds"].is_f64(),
+        "{error}"
+    );
     assert_eq!(with_key(&server, "alpha").await.status, 200, "the place is free again");
     server.stop().await;
 }

@@ -386,6 +386,7 @@ async fn a_full_server_says_when_to_come_back() {
         (&error["queue_position"], &error["estimated_wait_seconds"]),
         (&json!(2), &json!(2.0))
     );
+    assert_eq!(get(server.address, "/load").await.json()["server_load"], 2);
     let two = post(server.address, COMPLETE, &json!({"prompt": ["a", "b"]})).await;
     assert_eq!(two.status, 429, "two would fit into an empty server");
     gate.open();

@@ -192,6 +192,7 @@ async fn a_beam_ends_with_its_stop_string_and_the_string_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn recommended_sampling_does_not_bend_beams() {
     let defaults = GenerationDefaults {
+        max_new_tokens: None,
         temperature: Some(0.6),
         top_p: Some(0.9),
         top_k: Some(20),

@@ -37,7 +37,7 @@ fn sampling_cases() -> Vec<Case> {
         (json!({"frequency_penalty": -3}), "frequency_penalty", "from -2 to 2"),
         (json!({"repetition_penalty": 0}), "repetition_penalty", "above 0"),
         (json!({"logit_bias": {"-1": 1}}), "logit_bias", "does not exist"),
-        (json!({"logit_bias": {"259": 1}}), "logit_bias", "does not exist"),
+        (json!({"logit_bias": {"261": 1}}), "logit_bias", "does not exist"),
         (json!({"logit_bias": {"x": 1}}), "logit_bias", "not a token id"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias", "from -100 to 100"),
         (json!({"logit_bias": [1]}), "logit_bias", "an object"),
@@ -88,7 +88,7 @@ fn extra_cases() -> Vec<Case> {
         (json!({"allowed_token_ids": []}), "allowed_token_ids", "empty"),
         (json!({"allowed_token_ids": [VOCAB]}), "allowed_token_ids", "does not exist"),
         (json!({"allowed_token_ids": [-1]}), "allowed_token_ids[0]", "a token id"),
-        (json!({"allowed_token_ids": [258], "min_tokens": 1}), "allowed_token_ids", "no token"),
+        (json!({"allowed_token_ids": [260], "min_tokens": 1}), "allowed_token_ids", "no token"),
         (json!({"bad_words": [""]}), "bad_words[0]", "from 1 to 256 bytes"),
         (json!({"bad_words": ["  "]}), "bad_words[0]", "not all spaces"),
         (json!({"bad_words": ["x".repeat(257)]}), "bad_words[0]", "from 1 to 256 bytes"),
@@ -166,7 +166,7 @@ fn completion_cases() -> Vec<Case> {
         (json!({"prompt": []}), "prompt", "empty"),
         (json!({"prompt": [[]]}), "prompt", "empty"),
         (json!({"prompt": ["a", ""]}), "prompt[1]", "empty"),
-        (json!({"prompt": [1, VOCAB]}), "prompt", "from 0 to 258"),
+        (json!({"prompt": [1, VOCAB]}), "prompt", "from 0 to 260"),
         (json!({"prompt": [[1], [1, 4_000_000_000_u64]]}), "prompt[1]", "4000000000"),
         (json!({"prompt": [1, 1_u64 << 32]}), "prompt[1]", "token id"),
         (json!({"prompt": [1, -5]}), "prompt[1]", "token id"),
@@ -208,11 +208,7 @@ fn message_cases() -> Vec<Case> {
         (say(json!({"role": "function", "content": "Hi"})), "messages[0].role", "must be one of"),
         (say(json!({"role": "user"})), "messages[0].content", "missing"),
         (say(json!({"role": "user", "content": null})), "messages[0].content", "missing"),
-        (
-            say(json!({"role": "user", "content": 5})),
-            "messages[0].content",
-            "a string or a list of parts",
-        ),
+        (say(json!({"role": "user", "content": 5})), "messages[0].content", "a string or a list"),
         (say(json!({"role": "user", "content": ["Hi"]})), "messages[0].content[0]", "an object"),
         (
             say(json!({"role": "user", "content": [{"type": "text", "text": "a"},
@@ -275,8 +271,10 @@ fn chat_cases() -> Vec<Case> {
         (
             json!({"chat_template_kwargs": {"messages": []}}),
             "chat_template_kwargs",
-            "own chat template",
+            "rest of the request",
         ),
+        (json!({"chat_template_kwargs": {"a b": 1}}), "chat_template_kwargs", "letters, digits"),
+        (json!({"chat_template_kwargs": [1]}), "chat_template_kwargs", "an object"),
         (json!({"prompt": "x"}), "prompt", "unknown"),
     ]
 }
@@ -454,7 +452,7 @@ async fn tokenize_refuses_what_it_cannot_read() {
         ("/tokenize", json!({"prompts": "x"}), "prompts", "did you mean `prompt`?"),
         ("/tokenize", json!({"messages": []}), "messages", "at least one"),
         ("/detokenize", json!({}), "tokens", "missing"),
-        ("/detokenize", json!({"tokens": [VOCAB]}), "tokens", "from 0 to 258"),
+        ("/detokenize", json!({"tokens": [VOCAB]}), "tokens", "from 0 to 260"),
         ("/detokenize", json!({"tokens": [-1]}), "tokens[0]", "a token id"),
     ];
     for (path, body, param, words) in cases {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::http::{Answer, post};
+use common::http::{Answer, get, post};
 use common::{Server, Setup};
 use folio_text::ToolFormat;
 use serde_json::{Value, json};
@@ -145,6 +145,11 @@ async fn answers_follow_what_was_asked_for() {
         }
     }
     both(&server, &chat("anything", &json!({"response_format": named, "temperature": 0}))).await;
+    // Its price is counted.
+    let page = get(server.address, "/metrics").await.body;
+    let made = page.lines().find(|line| line.starts_with("folio:grammar_masks_total"));
+    let made = made.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    assert!(made.is_some_and(|made| made >= 20.0), "{made:?}");
     // What the model wanted to say in the first place, word for word.
     let object = json!({"response_format": {"type": "json_object"}});
     let choice = both(&server, &chat("{\"a\": {\"b\": 12}}", &object)).await;

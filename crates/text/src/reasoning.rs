@@ -38,8 +38,14 @@ impl ReasoningParser {
     /// For an answer to `prompt`: one that ends in `<think>` has begun the thinking already.
     #[must_use]
     pub fn after(prompt: &str) -> Self {
-        let thinking = prompt.trim_end().ends_with(OPEN);
+        let thinking = Self::has_begun(prompt);
         Self { state: State::Start { thinking }, held: String::new() }
+    }
+
+    /// Whether a prompt ends inside of thoughts.
+    #[must_use]
+    pub fn has_begun(prompt: &str) -> bool {
+        prompt.trim_end().ends_with(OPEN)
     }
 
     /// Takes a piece of text and returns what is decided by now.

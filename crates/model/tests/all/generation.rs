@@ -46,7 +46,7 @@ fn recommended_parameters_are_passed_on() {
     assert_eq!(defaults(None), GenerationDefaults::default());
     let all = json!({
         "do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": 50, "min_p": 0,
-        "repetition_penalty": 1.05, "max_length": 20,
+        "repetition_penalty": 1.05, "max_length": 20, "max_new_tokens": 512,
     });
     let expected = GenerationDefaults {
         temperature: Some(0.6),
@@ -54,10 +54,15 @@ fn recommended_parameters_are_passed_on() {
         top_k: Some(50),
         min_p: Some(0.0),
         repetition_penalty: Some(1.05),
+        max_new_tokens: Some(512),
     };
     assert_eq!(defaults(Some(all)), expected);
-    for (field, bad) in [("temperature", json!("warm")), ("top_k", json!(-2)), ("top_p", json!([]))]
-    {
+    for (field, bad) in [
+        ("temperature", json!("warm")),
+        ("top_k", json!(-2)),
+        ("top_p", json!([])),
+        ("max_new_tokens", json!(0)),
+    ] {
         let error = open(json!(2), Some(json!({field: bad}))).unwrap_err();
         assert!(
             error.starts_with(&format!("generation_config.json: `{field}` must be")),

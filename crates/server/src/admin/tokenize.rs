@@ -7,14 +7,16 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::json;
-use crate::chat::ending::PromptEnd;
-use crate::chat::tokens_of;
+use crate::chat::tools::tools_shown;
 use crate::chat::types::Message;
-use crate::chat::validate::conversation;
+use crate::chat::validate::{conversation, variables};
+use crate::conversation::ending::PromptEnd;
+use crate::conversation::{Spoken, tokens_of};
 use crate::error::ApiError;
 use crate::generate::encode::{encode, known_tokens, on_text_thread};
 use crate::request::body::read_json;
 use crate::request::fields::{Ids, List, fields, object};
+use crate::request::json::Json;
 use crate::request::unserved::unserved;
 use crate::state::App;
 
@@ -28,6 +30,8 @@ fields! {
         add_generation_prompt: bool,
         continue_final_message: bool,
         return_token_strs: bool,
+        tools: Json,
+        chat_template_kwargs: Json,
     }
 }
 
@@ -36,8 +40,6 @@ unserved! {
     pub(crate) struct UnservedTokenizeFields {
         user: Any, "accepted at any value";
         chat_template: Null, "the model's own chat template is used";
-        chat_template_kwargs: Empty, "the model's own chat template is used";
-        tools: Empty, "tool calling is not served";
         mm_processor_kwargs: Empty, "only text is served";
     }
 }
@@ -74,6 +76,8 @@ pub(crate) async fn tokenize(
         add_generation_prompt,
         continue_final_message,
         return_token_strs,
+        tools,
+        chat_template_kwargs,
     } = fields;
     unserved.refuse()?;
     app.served.known_model(model)?;
@@ -88,11 +92,11 @@ pub(crate) async fn tokenize(
         (None, Some(messages)) => {
             let messages = conversation(messages)?;
             let special = add_special_tokens.unwrap_or(false);
-            let end = PromptEnd::new(add_generation_prompt, continue_final_message)?;
-            on_text_thread(&app, move |served| {
-                tokens_of(served, &messages, None, end, special, "messages")
-            })
-            .await?
+            let prompt_end = PromptEnd::new(add_generation_prompt, continue_final_message)?;
+            let (tools, variables) = (tools_shown(tools)?, variables(chat_template_kwargs)?);
+            let spoken = Spoken { messages, tools, variables, prompt_end };
+            on_text_thread(&app, move |served| tokens_of(served, &spoken, special, "messages"))
+                .await?
         }
     };
     let tokens: Vec<u32> = tokens.into_iter().map(|Token(id)| id).collect();

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::speech::{Said, Speaker};
+use super::said::{Said, Speaker};
 use crate::error::ApiError;
 use crate::generate::answer::{Gathered, Heading, StopReason, gather};
 use crate::generate::choice::Rendering;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::respond::ChatStyle;
-use super::speech::{Said, Speaker};
+use super::said::{Said, Speaker};
 use crate::error::ApiError;
 use crate::generate::answer::{Heading, StopReason};
 use crate::generate::choice::Piece;

@@ -1,11 +1,12 @@
 //! The body of `POST /v1/chat/completions` as it arrives: types and names are checked, values are not yet.
 
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::fmt;
 
 use super::tools::ToolFields;
 use crate::request::common::{DecodingFields, SamplingFields, SharedFields};
-use crate::request::fields::{Given, Int, List, Strings, fields, object, push_bounded};
+use crate::request::fields::{Given, Int, List, Strings, TextOr, fields, object};
+use crate::request::json::Json;
 use crate::request::output::{ConstraintFields, OutputFields};
 use crate::request::structured::StructuredFields;
 use crate::request::unserved::{UnservedFields, unserved};
@@ -49,12 +50,13 @@ fields! {
         continue_final_message: bool,
         echo: bool,
         modalities: Strings,
+        chat_template_kwargs: Json,
     }
 }
 
 const TOOLS: &str = "it has become `tools` and `tool_choice`";
 const ONLY_TEXT: &str = "only text is served";
-const TEMPLATE: &str = "the model's own chat template is used, with its own settings";
+const TEMPLATE: &str = "the model's own chat template is used";
 
 unserved! {
     /// Known in this endpoint and not acted on.
@@ -67,7 +69,6 @@ unserved! {
         verbosity: Null, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
         chat_template: Null, TEMPLATE;
-        chat_template_kwargs: Empty, TEMPLATE;
         documents: Empty, TEMPLATE;
         mm_processor_kwargs: Empty, ONLY_TEXT;
     }
@@ -84,7 +85,7 @@ fields! {
     /// The fields of a message.
     pub(crate) struct MessageFields {
         role: String,
-        content: Content,
+        content: TextOr<Part>,
         name: String,
         tool_calls: List<ToolCall>,
         tool_call_id: String,
@@ -126,41 +127,6 @@ fields! {
     pub(crate) struct CalledFunctionFields {
         name: String,
         arguments: String,
-    }
-}
-
-/// What a message says.
-#[derive(Debug)]
-pub(crate) enum Content {
-    /// A string.
-    Text(String),
-    /// A list of parts.
-    Parts(Vec<Part>),
-}
-
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrParts;
-        impl<'de> Visitor<'de> for TextOrParts {
-            type Value = Content;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of parts")
-            }
-
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Content, E> {
-                Ok(Content::Text(value.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = seq.next_element()? {
-                    push_bounded(&mut parts, part)?;
-                }
-                Ok(Content::Parts(parts))
-            }
-        }
-        deserializer.deserialize_any(TextOrParts)
     }
 }
 

@@ -2,16 +2,20 @@
 
 use serde_json::{Map, Value};
 
-use super::ending::{PromptEnd, last_text};
-use super::tools::{ToolPlan, plan};
+use super::tools::asked;
 use super::types::{
-    CalledFunctionFields, ChatBody, ChatFields, Content, Message, MessageFields, Part, ToolCall,
+    CalledFunctionFields, ChatBody, ChatFields, Message, MessageFields, Part, ToolCall,
     ToolCallFields,
 };
 use crate::auth::Caller;
+use crate::conversation::Spoken;
+use crate::conversation::dialogue::{Arguments, EarlierCall};
+use crate::conversation::ending::{PromptEnd, last_text};
+use crate::conversation::tools::{Answering, plan};
 use crate::error::{ApiError, quote};
 use crate::request::common::{self, Common, Dialect, Groups};
-use crate::request::fields::{Given, Int, List, Strings};
+use crate::request::fields::{Given, Int, List, Strings, TextOr};
+use crate::request::json::Json;
 use crate::request::structured::wanted;
 use crate::request::unserved::{Neutral, asks_nothing};
 use crate::state::Served;
@@ -19,22 +23,17 @@ use crate::state::Served;
 /// A request that can be rendered.
 #[derive(Debug)]
 pub(crate) struct ValidChat {
-    /// The messages as the template sees them.
-    pub(crate) messages: Value,
-    pub(crate) prompt_end: PromptEnd,
+    pub(crate) spoken: Spoken,
+    pub(crate) answering: Answering,
     /// What answers begin with, besides what is generated.
     pub(crate) opening: String,
     /// What the caller calls the output's limit.
     pub(crate) max_tokens_field: &'static str,
-    pub(crate) tools: ToolPlan,
     pub(crate) common: Common,
 }
 
 /// Roles that templates know.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
-
-/// The most bytes of tool-call arguments in one request: parsed, they take many times that.
-const ARGUMENT_BYTES: usize = 1 << 20;
 
 /// Checks a body.
 ///
@@ -67,6 +66,7 @@ pub(crate) fn validate(
         continue_final_message,
         echo,
         modalities,
+        chat_template_kwargs,
     } = chat;
     unserved_chat.refuse()?;
     only_text(modalities)?;
@@ -85,14 +85,12 @@ pub(crate) fn validate(
     let messages = conversation(messages.unwrap_or_default())?;
     let opening = last_text(&messages, Some("assistant")).filter(|_| echo == Some(true));
     let wanted = wanted(structured, &common.params)?;
-    Ok(ValidChat {
-        tools: plan(tools, wanted, &common.params, served)?,
-        opening: opening.unwrap_or_default().to_owned(),
-        messages,
-        prompt_end: PromptEnd::new(add_generation_prompt, continue_final_message)?,
-        max_tokens_field,
-        common,
-    })
+    let opening = opening.unwrap_or_default().to_owned();
+    let (tools, answering) = plan(asked(tools, wanted)?, &common.params, served)?;
+    let prompt_end = PromptEnd::new(add_generation_prompt, continue_final_message)?;
+    let variables = variables(chat_template_kwargs)?;
+    let spoken = Spoken { messages, tools, variables, prompt_end };
+    Ok(ValidChat { spoken, answering, opening, max_tokens_field, common })
 }
 
 /// Messages as the template sees them.
@@ -103,10 +101,10 @@ pub(crate) fn conversation(messages: List<Message>) -> Result<Value, ApiError> {
     if messages.0.is_empty() {
         return Err(ApiError::field("messages", "needs at least one message"));
     }
-    let mut left = ARGUMENT_BYTES;
+    let mut arguments = Arguments::default();
     let numbered = messages.0.into_iter().enumerate();
     let spoken: Result<Vec<Value>, ApiError> =
-        numbered.map(|(index, message)| spoken(message, index, &mut left)).collect();
+        numbered.map(|(index, message)| spoken(message, index, &mut arguments)).collect();
     Ok(Value::Array(spoken?))
 }
 
@@ -144,8 +142,8 @@ fn alternatives(logprobs: Option<bool>, top: Option<Int>) -> Result<Option<i64>,
     }
 }
 
-/// A message as the template sees it. `left` counts down the bytes of arguments that are still allowed.
-fn spoken(message: Message, index: usize, left: &mut usize) -> Result<Value, ApiError> {
+/// A message as the template sees it.
+fn spoken(message: Message, index: usize, arguments: &mut Arguments) -> Result<Value, ApiError> {
     let at = |field: &str| format!("messages[{index}].{field}");
     let MessageFields {
         role,
@@ -195,7 +193,7 @@ fn spoken(message: Message, index: usize, left: &mut usize) -> Result<Value, Api
             .0
             .into_iter()
             .enumerate()
-            .map(|(call, it)| called(it, index, call, left))
+            .map(|(call, it)| called(it, index, call, arguments))
             .collect();
         out.insert("tool_calls".to_owned(), Value::Array(calls?));
     }
@@ -212,10 +210,10 @@ fn refuse_in_message(at: &str, given: Option<Given>, neutral: Neutral) -> Result
 }
 
 /// Parts are joined by line breaks, as vLLM does for templates that expect a string.
-fn text_of(content: Content, index: usize) -> Result<String, ApiError> {
+fn text_of(content: TextOr<Part>, index: usize) -> Result<String, ApiError> {
     let parts = match content {
-        Content::Text(text) => return Ok(text),
-        Content::Parts(parts) => parts,
+        TextOr::Text(text) => return Ok(text),
+        TextOr::List(parts) => parts,
     };
     let mut texts = Vec::with_capacity(parts.len());
     for (number, Part { kind, text, other }) in parts.into_iter().enumerate() {
@@ -236,12 +234,12 @@ fn text_of(content: Content, index: usize) -> Result<String, ApiError> {
     Ok(texts.join("\n"))
 }
 
-/// An earlier tool call. Templates want arguments as an object; what is not JSON stays the string it is.
+/// An earlier tool call.
 fn called(
     call: ToolCall,
     index: usize,
     number: usize,
-    left: &mut usize,
+    read: &mut Arguments,
 ) -> Result<Value, ApiError> {
     let at = |field: &str| format!("messages[{index}].tool_calls[{number}].{field}");
     let ToolCallFields { id, kind, index: _, function } = call.fields;
@@ -254,21 +252,18 @@ fn called(
     let function = function.ok_or_else(|| ApiError::field(at("function"), "is missing"))?;
     let CalledFunctionFields { name, arguments } = function.fields;
     let name = name.ok_or_else(|| ApiError::field(at("function.name"), "is missing"))?;
-    let arguments = arguments.unwrap_or_default();
-    *left = left.checked_sub(arguments.len()).ok_or_else(|| {
-        let problem =
-            format!("makes the arguments of all calls longer than {ARGUMENT_BYTES} bytes");
-        ApiError::field(at("function.arguments"), problem)
-    })?;
-    let arguments = serde_json::from_str(&arguments).unwrap_or(Value::String(arguments));
-    let mut function = Map::new();
-    function.insert("name".to_owned(), Value::String(name));
-    function.insert("arguments".to_owned(), arguments);
-    let mut out = Map::new();
-    if let Some(id) = id {
-        out.insert("id".to_owned(), Value::String(id));
+    let call = EarlierCall { id, name, arguments: arguments.unwrap_or_default() };
+    call.shown(read, &at("function.arguments"))
+}
+
+/// Further variables of the template.
+///
+/// # Errors
+/// 400 when they are no object.
+pub(crate) fn variables(given: Option<Json>) -> Result<Map<String, Value>, ApiError> {
+    match given {
+        None => Ok(Map::new()),
+        Some(Json(Value::Object(variables))) => Ok(variables),
+        Some(_) => Err(ApiError::field("chat_template_kwargs", "must be an object")),
     }
-    out.insert("type".to_owned(), Value::String("function".to_owned()));
-    out.insert("function".to_owned(), Value::Object(function));
-    Ok(Value::Object(out))
 }

@@ -19,8 +19,9 @@ use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
-use crate::generate::constraint::Follow;
+use crate::generate::constraint::{Follow, Rules};
 use crate::generate::encode::{encode, known_tokens, on_text_thread};
+use crate::generate::reading::Thinking;
 use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
 use crate::request::body::read_json;
@@ -54,8 +55,9 @@ pub(crate) async fn complete(
     };
     let (read, constraint) = on_text_thread(&app, move |served| {
         let read = reading.all(served, prompts)?;
-        let constraint = wanted.map(|wanted| Follow::new(served, &wanted, None));
-        Ok((read, constraint.transpose()?))
+        let (wanted, thinking) = (wanted.as_ref(), Thinking::No);
+        let constraint = Follow::new(served, Rules { wanted, thinking, thoughts: None })?;
+        Ok((read, constraint))
     })
     .await?;
     let job = |prompt| Job::new(prompt, common.params.clone(), common.salt);

@@ -12,7 +12,7 @@ use folio_core::exec::{Drawn, Score};
 use folio_core::ids::Token;
 use folio_text::{Detokenizer, StopFinder, Tokenizer, TokenizerError};
 
-use crate::chat::speech::Reading;
+use super::reading::{Reading, Thinking};
 use crate::request::common::Common;
 use crate::request::output::Output;
 use crate::state::Served;
@@ -103,6 +103,23 @@ pub(super) fn context(prompt: &[u32]) -> &[u32] {
     prompt.get(prompt.len().saturating_sub(CONTEXT)..).unwrap_or_default()
 }
 
+/// Counts the tokens of thoughts, with the marks around them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Thoughts {
+    thinking: Thinking,
+    pub(crate) tokens: u32,
+}
+
+impl Thoughts {
+    fn count(&mut self, token: Token) {
+        let before = self.thinking;
+        self.thinking = before.after(token);
+        let thought = matches!(before, Thinking::Begun { .. })
+            || matches!(self.thinking, Thinking::Begun { .. });
+        self.tokens = self.tokens.saturating_add(u32::from(thought));
+    }
+}
+
 /// A choice that is being generated.
 #[derive(Debug)]
 pub(crate) struct Choice {
@@ -122,6 +139,8 @@ pub(crate) struct Choice {
     pub(crate) score: Option<f64>,
     /// Tokens counted so far.
     pub(crate) generated: u32,
+    /// Those of its thoughts, where the model thinks.
+    pub(crate) thoughts: Option<Thoughts>,
     /// When the first and the last token so far were made.
     pub(crate) first_token: Option<Instant>,
     pub(crate) last_token: Option<Instant>,
@@ -130,7 +149,7 @@ pub(crate) struct Choice {
 impl Choice {
     /// Choice number `index` of an answer to `prompt`; its characters are counted from `offset`.
     pub(crate) fn new(rendering: &Rendering, index: usize, prompt: &[u32], offset: u64) -> Self {
-        let Rendering { tokenizer, output, stops, min_tokens, eos, with_records, reading: _ } =
+        let Rendering { tokenizer, output, stops, min_tokens, eos, with_records, reading } =
             rendering;
         let context = context(prompt);
         Self {
@@ -147,6 +166,9 @@ impl Choice {
             reported: false,
             score: None,
             generated: 0,
+            thoughts: reading
+                .reasoning
+                .then(|| Thoughts { thinking: reading.thinking(), tokens: 0 }),
             first_token: None,
             last_token: None,
         }
@@ -176,6 +198,9 @@ impl Choice {
             return Ok(());
         }
         self.generated = self.generated.saturating_add(1);
+        if let Some(thoughts) = &mut self.thoughts {
+            thoughts.count(drawn.token);
+        }
         self.first_token.get_or_insert(at);
         self.last_token = Some(at);
         let Drawn { token, score } = drawn;

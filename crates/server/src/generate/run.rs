@@ -56,6 +56,15 @@ pub(crate) struct Usage {
     pub(crate) total_tokens: u64,
     pub(crate) completion_tokens: u64,
     pub(crate) prompt_tokens_details: PromptTokensDetails,
+    /// Only of models that think.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) completion_tokens_details: Option<CompletionTokensDetails>,
+}
+
+/// What completion tokens were for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct CompletionTokensDetails {
+    pub(crate) reasoning_tokens: u64,
 }
 
 /// Where prompt tokens came from.
@@ -342,12 +351,16 @@ impl Run {
         let prompt_tokens = self.lanes.iter().map(|lane| u64::from(lane.prompt_tokens())).sum();
         let cached_tokens = self.lanes.iter().map(|lane| u64::from(lane.cached_tokens)).sum();
         let choices = self.lanes.iter().flat_map(|lane| &lane.choices);
-        let completion_tokens = choices.map(|choice| u64::from(choice.generated)).sum();
+        let completion_tokens = choices.clone().map(|choice| u64::from(choice.generated)).sum();
+        let thoughts = choices.filter_map(|choice| choice.thoughts.as_ref());
+        let reasoning = thoughts.map(|thoughts| u64::from(thoughts.tokens)).reduce(|a, b| a + b);
         Usage {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
             prompt_tokens_details: PromptTokensDetails { cached_tokens },
+            completion_tokens_details: reasoning
+                .map(|reasoning_tokens| CompletionTokensDetails { reasoning_tokens }),
         }
     }
 }

@@ -81,7 +81,7 @@ mod tests {
             stops: stops.iter().map(|stop| (*stop).to_owned()).collect(),
             eos: Arc::from([EOS]),
             with_records: false,
-            reading: crate::chat::speech::Reading::default(),
+            reading: crate::generate::reading::Reading::default(),
         }
     }
 

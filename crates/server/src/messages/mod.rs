@@ -2,6 +2,7 @@
 
 mod respond;
 mod stream;
+mod tools;
 mod types;
 mod validate;
 
@@ -16,14 +17,14 @@ use serde_json::json;
 use crate::admin::json;
 use crate::app::request_id;
 use crate::auth::caller;
-use crate::chat::start::{Begun, Conversation, Names, Origin, start};
-use crate::chat::tokens_of;
-use crate::chat::tools::ToolPlan;
+use crate::conversation::start::{Begun, Conversation, Names, Origin, start};
+use crate::conversation::tokens_of;
 use crate::error::ApiError;
 use crate::generate::answer::gather;
 use crate::generate::encode::on_text_thread;
 use crate::generate::narrate::Narration;
 use crate::generate::run::FieldNames;
+use crate::generate::told::Told;
 use crate::request::body::read_json;
 use crate::request::common::Delivery;
 use crate::sse;
@@ -47,24 +48,24 @@ async fn answer(app: &App, parts: Parts, body: Body) -> Result<Response, ApiErro
     let ticket = app.enter(caller(&parts))?;
     let body: MessagesBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let ValidMessages { messages, prompt_end, common } =
-        validate(body, &app.served, caller(&parts))?;
+    let ValidMessages { spoken, answering, common } = validate(body, &app.served, caller(&parts))?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "messages", max_tokens: "max_tokens" };
     let names = Names { id: "msg", endpoint: "messages", fields };
-    let tools = ToolPlan::default();
-    let conversation = Conversation { messages, prompt_end, tools, common, names };
+    let conversation = Conversation { spoken, answering, common, names };
     let request_id = request_id(&parts);
     let origin = Origin { ticket, arrival, parts };
-    let Begun { mut run, heading, rendering: _ } = start(app, conversation, origin).await?;
+    let Begun { mut run, heading, rendering } = start(app, conversation, origin).await?;
     let teller = Teller { heading, request_id };
     match delivery {
         Delivery::Whole => {
             let said = gather(&mut run).await?.into_iter().next().unwrap_or_default();
-            Ok(json(teller.whole(&said, &run.usage()).to_string()))
+            let told = Told::whole(&rendering.reading, said);
+            Ok(json(teller.whole(&told, &run.usage()).to_string()))
         }
         Delivery::Stream(_) => {
-            let stream = Narration::new(run, stream::MessageScript::new(teller));
+            let script = stream::MessageScript::new(teller);
+            let stream = Narration::new(run, &rendering.reading, script);
             Ok(sse::respond(stream, app.served.limits.keep_alive))
         }
     }
@@ -82,10 +83,8 @@ pub(crate) async fn count(
 
 async fn counted(app: &App, parts: Parts, body: Body) -> Result<Response, ApiError> {
     let body: CountBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let (messages, prompt_end) = countable(body, &app.served)?;
-    let tokens = on_text_thread(app, move |served| {
-        tokens_of(served, &messages, None, prompt_end, false, "messages")
-    })
-    .await?;
+    let spoken = countable(body, &app.served)?;
+    let tokens =
+        on_text_thread(app, move |served| tokens_of(served, &spoken, false, "messages")).await?;
     Ok(json(json!({ "input_tokens": tokens.len() }).to_string()))
 }

@@ -5,9 +5,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::generate::answer::{Gathered, Heading};
+use crate::generate::answer::Heading;
 use crate::generate::choice::Finish;
 use crate::generate::run::Usage;
+use crate::generate::told::{Block, Told};
 
 /// What all parts of one answer share.
 #[derive(Debug)]
@@ -18,10 +19,10 @@ pub(super) struct Teller {
 
 impl Teller {
     /// The finished message.
-    pub(super) fn whole(&self, said: &Gathered, usage: &Usage) -> Value {
-        let content = json!([{ "type": "text", "text": said.text }]);
-        let (reason, sequence) = stop(said.finish.as_ref());
-        self.message(&content, &reason, &sequence, usage)
+    pub(super) fn whole(&self, told: &Told, usage: &Usage) -> Value {
+        let content: Vec<Value> = told.blocks.iter().map(whole_block).collect();
+        let (reason, sequence) = stop(told);
+        self.message(&json!(content), &reason, &sequence, usage)
     }
 
     pub(super) fn message(
@@ -44,9 +45,31 @@ impl Teller {
     }
 }
 
+/// A finished block.
+fn whole_block(block: &Block) -> Value {
+    match block {
+        Block::Text(text) => json!({ "type": "text", "text": text }),
+        Block::Thought(text) => json!({ "type": "thinking", "thinking": text, "signature": "" }),
+        Block::Call { id, name, arguments } => {
+            json!({ "type": "tool_use", "id": id, "name": name, "input": input(arguments) })
+        }
+    }
+}
+
+/// Arguments as an object; what is none is wrapped, as Anthropic advises.
+fn input(arguments: &str) -> Value {
+    match serde_json::from_str(arguments) {
+        Ok(object @ Value::Object(_)) => object,
+        _ => json!({ "INVALID_JSON": arguments }),
+    }
+}
+
 /// The values of `stop_reason` and `stop_sequence`.
-pub(super) fn stop(finish: Option<&Finish>) -> (Value, Value) {
-    match finish {
+pub(super) fn stop(told: &Told) -> (Value, Value) {
+    match &told.finish {
+        Some(Finish::End | Finish::StopToken(_)) if told.has_called() => {
+            (json!("tool_use"), Value::Null)
+        }
         None => (Value::Null, Value::Null),
         Some(Finish::Length) => (json!("max_tokens"), Value::Null),
         Some(Finish::StopString(text)) => (json!("stop_sequence"), json!(text)),

@@ -4,10 +4,9 @@ use serde_json::{Value, json};
 
 use super::respond::{MessageError, Teller, counts, stop};
 use crate::error::ApiError;
-use crate::generate::answer::Gathered;
-use crate::generate::choice::TokenRecord;
-use crate::generate::narrate::Script;
+use crate::generate::narrate::{Ending, More, Script};
 use crate::generate::run::Usage;
+use crate::generate::told::{Block, Told};
 use crate::sse::named_event;
 
 /// The events of one answer.
@@ -27,37 +26,47 @@ fn tell(out: &mut String, event: &Value) {
 }
 
 impl Script for MessageScript {
-    fn begin(&mut self, usage: &Usage) -> String {
-        let mut out = String::new();
+    fn begin(&mut self, out: &mut String, usage: &Usage) {
         let message = self.0.message(&json!([]), &Value::Null, &Value::Null, usage);
-        tell(&mut out, &json!({ "type": "message_start", "message": message }));
-        let block = json!({ "type": "text", "text": "" });
-        let start = json!({ "type": "content_block_start", "index": 0, "content_block": block });
-        tell(&mut out, &start);
-        out
+        tell(out, &json!({ "type": "message_start", "message": message }));
     }
 
-    fn text(&mut self, text: &str, _: &[TokenRecord]) -> String {
-        let mut out = String::new();
-        let delta = json!({ "type": "text_delta", "text": text });
-        tell(&mut out, &json!({ "type": "content_block_delta", "index": 0, "delta": delta }));
-        out
+    fn open(&mut self, out: &mut String, number: usize, block: &Block) {
+        let block = match block {
+            Block::Text(_) => json!({ "type": "text", "text": "" }),
+            Block::Thought(_) => json!({ "type": "thinking", "thinking": "", "signature": "" }),
+            Block::Call { id, name, arguments: _ } => {
+                json!({ "type": "tool_use", "id": id, "name": name, "input": {} })
+            }
+        };
+        let start =
+            json!({ "type": "content_block_start", "index": number, "content_block": block });
+        tell(out, &start);
     }
 
-    fn end(&mut self, said: Gathered, usage: &Usage) -> String {
-        let mut out = String::new();
-        tell(&mut out, &json!({ "type": "content_block_stop", "index": 0 }));
-        let (reason, sequence) = stop(said.finish.as_ref());
+    fn grow(&mut self, out: &mut String, number: usize, block: &Block, more: More<'_>) {
+        let More { delta, records: _ } = more;
+        let delta = match block {
+            Block::Text(_) => json!({ "type": "text_delta", "text": delta }),
+            Block::Thought(_) => json!({ "type": "thinking_delta", "thinking": delta }),
+            Block::Call { .. } => json!({ "type": "input_json_delta", "partial_json": delta }),
+        };
+        tell(out, &json!({ "type": "content_block_delta", "index": number, "delta": delta }));
+    }
+
+    fn close(&mut self, out: &mut String, number: usize, _: &Block, _: Ending<'_>) {
+        tell(out, &json!({ "type": "content_block_stop", "index": number }));
+    }
+
+    fn end(&mut self, out: &mut String, told: &Told, usage: &Usage) {
+        let (reason, sequence) = stop(told);
         let delta = json!({ "stop_reason": reason, "stop_sequence": sequence });
-        tell(&mut out, &json!({ "type": "message_delta", "delta": delta, "usage": counts(usage) }));
-        tell(&mut out, &json!({ "type": "message_stop" }));
-        out
+        tell(out, &json!({ "type": "message_delta", "delta": delta, "usage": counts(usage) }));
+        tell(out, &json!({ "type": "message_stop" }));
     }
 
-    fn fail(&mut self, error: &ApiError) -> String {
-        let mut out = String::new();
+    fn fail(&mut self, out: &mut String, error: &ApiError) {
         let request_id = self.0.request_id.clone();
-        tell(&mut out, &MessageError { error: error.clone(), request_id }.to_json());
-        out
+        tell(out, &MessageError { error: error.clone(), request_id }.to_json());
     }
 }

@@ -1,21 +1,20 @@
 //! The body of `POST /v1/messages` as it arrives: types and names are checked, values are not yet.
 
-use std::fmt;
-
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
-
-use crate::request::fields::{Given, Int, List, fields, object, push_bounded};
+use crate::request::fields::{Given, Int, List, TextOr, fields, object};
+use crate::request::json::{Json, JsonText};
 use crate::request::unserved::unserved;
 
 /// The whole body.
 #[derive(Debug)]
 pub(crate) struct MessagesBody {
     pub(crate) dialogue: DialogueFields,
+    pub(crate) asking: AskingFields,
     pub(crate) sampling: MessagesFields,
     pub(crate) unserved: UnservedMessagesFields,
 }
 object!(MessagesBody {
     dialogue: DialogueFields,
+    asking: AskingFields,
     sampling: MessagesFields,
     unserved: UnservedMessagesFields,
 });
@@ -24,18 +23,80 @@ object!(MessagesBody {
 #[derive(Debug)]
 pub(crate) struct CountBody {
     pub(crate) dialogue: DialogueFields,
+    pub(crate) asking: AskingFields,
     pub(crate) unserved: UnservedMessagesFields,
 }
-object!(CountBody { dialogue: DialogueFields, unserved: UnservedMessagesFields });
+object!(CountBody {
+    dialogue: DialogueFields,
+    asking: AskingFields,
+    unserved: UnservedMessagesFields,
+});
 
 fields! {
     /// What is to be read.
     pub(crate) struct DialogueFields {
         model: String,
         messages: List<Turn>,
-        system: Blocks,
+        system: TextOr<TextBlock>,
     }
 }
+
+fields! {
+    /// How the answer is to come about.
+    pub(crate) struct AskingFields {
+        tools: Json,
+        tool_choice: Json,
+        thinking: ThinkingOptions,
+        output_config: OutputConfig,
+        output_format: MessageFormat,
+    }
+}
+
+fields! {
+    /// The fields of how to think.
+    pub(crate) struct ThinkingFields {
+        kind as "type": String,
+        budget_tokens: Int,
+        display: String,
+    }
+}
+
+/// The value of `thinking`.
+#[derive(Debug)]
+pub(crate) struct ThinkingOptions {
+    pub(crate) fields: ThinkingFields,
+}
+object!(ThinkingOptions { fields: ThinkingFields });
+
+fields! {
+    /// The fields of how to answer.
+    pub(crate) struct OutputConfigFields {
+        effort: Given,
+        format: MessageFormat,
+    }
+}
+
+/// The value of `output_config`.
+#[derive(Debug)]
+pub(crate) struct OutputConfig {
+    pub(crate) fields: OutputConfigFields,
+}
+object!(OutputConfig { fields: OutputConfigFields });
+
+fields! {
+    /// The parts of a format.
+    pub(crate) struct MessageFormatFields {
+        kind as "type": String,
+        schema: Json,
+    }
+}
+
+/// A format of the answer.
+#[derive(Debug)]
+pub(crate) struct MessageFormat {
+    pub(crate) fields: MessageFormatFields,
+}
+object!(MessageFormat { fields: MessageFormatFields });
 
 fields! {
     /// What is to be written.
@@ -49,19 +110,12 @@ fields! {
     }
 }
 
-const TOOLS: &str = "tool calling is served at /v1/chat/completions only";
-
 unserved! {
     /// Known in this endpoint and not acted on.
     pub(crate) struct UnservedMessagesFields {
         metadata: Any, "accepted at any value";
         service_tier: Any, "there is one tier";
         cache_control: Any, "the prefix cache decides by itself";
-        tools: Empty, TOOLS;
-        tool_choice: Null, TOOLS;
-        thinking: Null, "reasoning is not steered";
-        output_config: Null, "output that follows a grammar is not served here";
-        output_format: Null, "output that follows a grammar is not served here";
         container: Null, "code is not run";
         mcp_servers: Empty, "nothing is fetched";
         context_management: Null, "send the conversation as it is to be read";
@@ -72,7 +126,7 @@ fields! {
     /// The fields of a turn.
     pub(crate) struct TurnFields {
         role: String,
-        content: Blocks,
+        content: TextOr<Block>,
     }
 }
 
@@ -84,8 +138,33 @@ pub(crate) struct Turn {
 object!(Turn { fields: TurnFields });
 
 fields! {
-    /// The fields of a block.
+    /// The fields of all kinds of blocks.
     pub(crate) struct BlockFields {
+        kind as "type": String,
+        text: String,
+        cache_control: Given,
+        citations: Given,
+        thinking: String,
+        signature: Given,
+        id: String,
+        name: String,
+        input: JsonText,
+        tool_use_id: String,
+        content: TextOr<TextBlock>,
+        is_error: bool,
+    }
+}
+
+/// One block: text, a thought, a call, or what a call led to.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) fields: BlockFields,
+}
+object!(Block { fields: BlockFields });
+
+fields! {
+    /// The fields of a block of text.
+    pub(crate) struct TextBlockFields {
         kind as "type": String,
         text: String,
         cache_control: Given,
@@ -93,44 +172,9 @@ fields! {
     }
 }
 
-/// One block of text.
+/// A block where only text may stand.
 #[derive(Debug)]
-pub(crate) struct Block {
-    pub(crate) fields: BlockFields,
+pub(crate) struct TextBlock {
+    pub(crate) fields: TextBlockFields,
 }
-object!(Block { fields: BlockFields });
-
-/// A string, or a list of blocks.
-#[derive(Debug)]
-pub(crate) enum Blocks {
-    /// A string.
-    Text(String),
-    /// Blocks.
-    List(Vec<Block>),
-}
-
-impl<'de> Deserialize<'de> for Blocks {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrBlocks;
-        impl<'de> Visitor<'de> for TextOrBlocks {
-            type Value = Blocks;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of blocks")
-            }
-
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Blocks, E> {
-                Ok(Blocks::Text(value.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Blocks, A::Error> {
-                let mut blocks = Vec::new();
-                while let Some(block) = seq.next_element()? {
-                    push_bounded(&mut blocks, block)?;
-                }
-                Ok(Blocks::List(blocks))
-            }
-        }
-        deserializer.deserialize_any(TextOrBlocks)
-    }
-}
+object!(TextBlock { fields: TextBlockFields });

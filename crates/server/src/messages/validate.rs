@@ -1,18 +1,23 @@
 //! From a [`MessagesBody`] to a conversation.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::tools;
 use super::types::{
-    Block, BlockFields, Blocks, CountBody, DialogueFields, MessagesBody, MessagesFields, Turn,
-    TurnFields,
+    Block, BlockFields, CountBody, DialogueFields, MessagesBody, MessagesFields, TextBlock,
+    TextBlockFields, Turn, TurnFields,
 };
 use crate::auth::Caller;
-use crate::chat::ending::PromptEnd;
+use crate::conversation::Spoken;
+use crate::conversation::dialogue::{Dialogue, EarlierCall};
+use crate::conversation::ending::PromptEnd;
+use crate::conversation::tools::{Answering, Declared, plan};
 use crate::error::{ApiError, quote};
 use crate::request::common::{
     self, Common, DecodingFields, Dialect, Groups, SamplingFields, SharedFields,
 };
-use crate::request::fields::{List, Strings};
+use crate::request::fields::{List, Strings, TextOr};
+use crate::request::json::JsonText;
 use crate::request::output::{ConstraintFields, OutputFields};
 use crate::request::unserved::UnservedFields;
 use crate::state::Served;
@@ -20,9 +25,8 @@ use crate::state::Served;
 /// A request that can be rendered.
 #[derive(Debug)]
 pub(crate) struct ValidMessages {
-    /// The messages as the template sees them.
-    pub(crate) messages: Value,
-    pub(crate) prompt_end: PromptEnd,
+    pub(crate) spoken: Spoken,
+    pub(crate) answering: Answering,
     pub(crate) common: Common,
 }
 
@@ -35,7 +39,7 @@ pub(crate) fn validate(
     served: &Served,
     caller: Caller,
 ) -> Result<ValidMessages, ApiError> {
-    let MessagesBody { dialogue, sampling, unserved } = body;
+    let MessagesBody { dialogue, asking, sampling, unserved } = body;
     let MessagesFields { max_tokens, stop_sequences, stream, temperature, top_p, top_k } = sampling;
     unserved.refuse()?;
     let DialogueFields { model, messages, system } = dialogue;
@@ -68,30 +72,35 @@ pub(crate) fn validate(
     let common = common::validate(groups, dialect, served, caller)
         .map_err(|error| error.renamed("stop", "stop_sequences"))?;
     let (messages, prompt_end) = conversation(system, messages)?;
-    Ok(ValidMessages { messages, prompt_end, common })
+    let (asked, variables) = tools::asked(asking, served)?;
+    let (tools, answering) = plan(asked, &common.params, served)?;
+    let spoken = Spoken { messages, tools, variables, prompt_end };
+    Ok(ValidMessages { spoken, answering, common })
 }
 
 /// The conversation of a body that is only counted.
 ///
 /// # Errors
 /// As for one that is answered.
-pub(crate) fn countable(body: CountBody, served: &Served) -> Result<(Value, PromptEnd), ApiError> {
-    let CountBody { dialogue, unserved } = body;
+pub(crate) fn countable(body: CountBody, served: &Served) -> Result<Spoken, ApiError> {
+    let CountBody { dialogue, asking, unserved } = body;
     let DialogueFields { model, messages, system } = dialogue;
     unserved.refuse()?;
     served.known_model(model)?;
-    conversation(system, messages)
+    let (asked, variables) = tools::asked(asking, served)?;
+    let (messages, prompt_end) = conversation(system, messages)?;
+    let tools = asked.tools.map(Declared::shown);
+    Ok(Spoken { messages, tools, variables, prompt_end })
 }
 
 /// A last turn of the assistant's is gone on with.
 fn conversation(
-    system: Option<Blocks>,
+    system: Option<TextOr<TextBlock>>,
     turns: Option<List<Turn>>,
 ) -> Result<(Value, PromptEnd), ApiError> {
-    let mut messages: Vec<Value> = Vec::new();
+    let mut dialogue = Dialogue::default();
     if let Some(system) = system {
-        let content = text_of(system, "system")?;
-        messages.push(json!({ "role": "system", "content": content }));
+        dialogue.say("system", &text_of(system, "system")?);
     }
     let turns = turns.unwrap_or_default().0;
     if turns.is_empty() {
@@ -102,30 +111,182 @@ fn conversation(
         let at = |field: &str| format!("messages[{index}].{field}");
         let TurnFields { role, content } = turn.fields;
         let role = role.ok_or_else(|| ApiError::field(at("role"), "is missing"))?;
+        let content = content.ok_or_else(|| ApiError::field(at("content"), "is missing"))?;
         prompt_end = match role.as_str() {
-            "user" => PromptEnd::Answer,
-            "assistant" => PromptEnd::InLastMessage,
+            "user" => {
+                asked_by_user(&mut dialogue, content, &at("content"))?;
+                PromptEnd::Answer
+            }
+            "assistant" => {
+                dialogue.end_turn();
+                let ends_in_text = done_by_assistant(&mut dialogue, content, &at("content"))?;
+                if ends_in_text { PromptEnd::InLastMessage } else { PromptEnd::LastMessage }
+            }
             other => {
                 let problem = format!("must be `user` or `assistant`, not {}", quote(other));
                 return Err(ApiError::field(at("role"), problem));
             }
         };
-        let content = content.ok_or_else(|| ApiError::field(at("content"), "is missing"))?;
-        messages.push(json!({ "role": role, "content": text_of(content, &at("content"))? }));
     }
-    Ok((Value::Array(messages), prompt_end))
+    if prompt_end == PromptEnd::LastMessage {
+        let problem = "ends with a block that cannot be gone on with: end it with text, or with a turn of the user's";
+        return Err(ApiError::field("messages", problem));
+    }
+    Ok((dialogue.finish(), prompt_end))
 }
 
-fn text_of(blocks: Blocks, field: &str) -> Result<String, ApiError> {
-    let blocks: Vec<Block> = match blocks {
-        Blocks::Text(text) => return Ok(text),
-        Blocks::List(blocks) => blocks,
+/// What the user says, and what the calls led to, in the order they come in.
+fn asked_by_user(
+    dialogue: &mut Dialogue,
+    content: TextOr<Block>,
+    field: &str,
+) -> Result<(), ApiError> {
+    let blocks = match content {
+        TextOr::Text(text) => {
+            dialogue.say("user", &text);
+            return Ok(());
+        }
+        TextOr::List(blocks) => blocks,
+    };
+    let mut texts: Vec<String> = Vec::new();
+    let mut results = false;
+    for (number, block) in blocks.into_iter().enumerate() {
+        match known_block(block, &format!("{field}[{number}]"))? {
+            Said::Text(text) => texts.push(text),
+            Said::Result { call_id, text } => {
+                results = true;
+                if !texts.is_empty() {
+                    dialogue.say("user", &std::mem::take(&mut texts).join("\n"));
+                }
+                dialogue.result(&call_id, &text);
+            }
+            Said::Thought(_) | Said::Call(_) => {
+                let problem = "only stands in turns of the assistant's";
+                return Err(ApiError::field(format!("{field}[{number}].type"), problem));
+            }
+        }
+    }
+    if !texts.is_empty() || !results {
+        dialogue.say("user", &texts.join("\n"));
+    }
+    Ok(())
+}
+
+/// What the assistant did; whether it said something last.
+fn done_by_assistant(
+    dialogue: &mut Dialogue,
+    content: TextOr<Block>,
+    field: &str,
+) -> Result<bool, ApiError> {
+    let blocks = match content {
+        TextOr::Text(text) => {
+            dialogue.answer(text);
+            return Ok(true);
+        }
+        TextOr::List(blocks) => blocks,
+    };
+    let mut texts: Vec<String> = Vec::new();
+    let mut ends_in_text = true;
+    for (number, block) in blocks.into_iter().enumerate() {
+        let at = format!("{field}[{number}]");
+        let said = known_block(block, &at)?;
+        ends_in_text = matches!(said, Said::Text(_));
+        if !ends_in_text && !texts.is_empty() {
+            dialogue.answer(std::mem::take(&mut texts).join("\n"));
+        }
+        match said {
+            Said::Text(text) => texts.push(text),
+            Said::Thought(text) => dialogue.think(text),
+            Said::Call(call) => dialogue.call(call, &format!("{at}.input"))?,
+            Said::Result { .. } => {
+                let problem = "only stands in turns of the user's";
+                return Err(ApiError::field(format!("{at}.type"), problem));
+            }
+        }
+    }
+    if ends_in_text {
+        dialogue.answer(texts.join("\n"));
+    }
+    Ok(ends_in_text)
+}
+
+/// A block whose fields are those of its kind.
+enum Said {
+    Text(String),
+    Thought(String),
+    Call(EarlierCall),
+    Result { call_id: String, text: String },
+}
+
+fn known_block(block: Block, at: &str) -> Result<Said, ApiError> {
+    let at = |field: &str| format!("{at}.{field}");
+    let missing = |field: &str| ApiError::field(at(field), "is missing");
+    // Caching needs no advice, what is cited is text, and nobody here signs thoughts.
+    let BlockFields {
+        kind,
+        text,
+        cache_control: _,
+        citations: _,
+        thinking,
+        signature: _,
+        id,
+        name,
+        input,
+        tool_use_id,
+        content,
+        is_error,
+    } = block.fields;
+    let kind = kind.ok_or_else(|| missing("type"))?;
+    let kind = kind.as_str();
+    if !["text", "thinking", "tool_use", "tool_result"].contains(&kind) {
+        let problem = format!(
+            "is {}: blocks of type `text`, `thinking`, `tool_use` and `tool_result` are served",
+            quote(kind)
+        );
+        return Err(ApiError::field(at("type"), problem));
+    }
+    let foreign = [
+        ("text", text.is_some(), "text"),
+        ("thinking", thinking.is_some(), "thinking"),
+        ("id", id.is_some(), "tool_use"),
+        ("name", name.is_some(), "tool_use"),
+        ("input", input.is_some(), "tool_use"),
+        ("tool_use_id", tool_use_id.is_some(), "tool_result"),
+        ("content", content.is_some(), "tool_result"),
+        ("is_error", is_error.is_some(), "tool_result"),
+    ];
+    if let Some((field, _, _)) = foreign.into_iter().find(|(_, given, of)| *given && *of != kind) {
+        let problem = format!("does not go with a block of type `{kind}`");
+        return Err(ApiError::field(at(field), problem));
+    }
+    match kind {
+        "text" => text.map(Said::Text).ok_or_else(|| missing("text")),
+        "thinking" => thinking.map(Said::Thought).ok_or_else(|| missing("thinking")),
+        "tool_use" => Ok(Said::Call(EarlierCall {
+            id: Some(id.ok_or_else(|| missing("id"))?),
+            name: name.ok_or_else(|| missing("name"))?,
+            arguments: input.map(|JsonText(input)| input).ok_or_else(|| missing("input"))?,
+        })),
+        _ => {
+            let call_id = tool_use_id.ok_or_else(|| missing("tool_use_id"))?;
+            let text = content.map(|content| text_of(content, &at("content"))).transpose()?;
+            let text = text.unwrap_or_default();
+            // Templates have no place for it but the text.
+            let text = if is_error == Some(true) { format!("Error: {text}") } else { text };
+            Ok(Said::Result { call_id, text })
+        }
+    }
+}
+
+fn text_of(blocks: TextOr<TextBlock>, field: &str) -> Result<String, ApiError> {
+    let blocks = match blocks {
+        TextOr::Text(text) => return Ok(text),
+        TextOr::List(blocks) => blocks,
     };
     let mut texts = Vec::with_capacity(blocks.len());
     for (number, block) in blocks.into_iter().enumerate() {
         let at = |part: &str| format!("{field}[{number}].{part}");
-        // Caching needs no advice, and what is cited is text.
-        let BlockFields { kind, text, cache_control: _, citations: _ } = block.fields;
+        let TextBlockFields { kind, text, cache_control: _, citations: _ } = block.fields;
         match kind.as_deref() {
             Some("text") => {}
             Some(kind) => {

@@ -1,9 +1,10 @@
 //! The page itself: which number stands under which name.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use folio_core::schedule::Admission;
-use folio_engine::{Snapshot, StepTokens};
+use folio_engine::{MaskCosts, Snapshot, StepTokens};
 
 use super::histogram::Histogram;
 use super::text::Page;
@@ -25,6 +26,7 @@ impl Metrics {
         counters(&mut page, engine);
         self.finish_reasons(&mut page);
         step_tokens(&mut page, &engine.step_tokens);
+        masks(&mut page, &engine.masks);
         self.lengths(&mut page);
         self.times(&mut page);
         let mut labels = vec![
@@ -281,6 +283,18 @@ fn counters(page: &mut Page, engine: &Snapshot) {
     for (name, help, value) in all {
         page.counter(name, help, value);
     }
+}
+
+/// What output that follows grammars costs.
+fn masks(page: &mut Page, masks: &MaskCosts) {
+    let &MaskCosts { made, work, waited } = masks;
+    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let (work, waited) = (microseconds(work), microseconds(waited));
+    page.counter("folio:grammar_masks_total", "Masks of allowed tokens that were made.", made);
+    let help = "Time spent on making masks, beside the engine's own thread.";
+    page.counter("folio:grammar_work_microseconds_total", help, work);
+    let help = "Time that steps waited for masks.";
+    page.counter("folio:grammar_wait_microseconds_total", help, waited);
 }
 
 #[allow(clippy::cast_precision_loss, reason = "the format's numbers are doubles")]

@@ -317,6 +317,41 @@ impl<'de> Deserialize<'de> for Strings {
     }
 }
 
+/// A string, or a list of `T`.
+#[derive(Debug)]
+pub(crate) enum TextOr<T> {
+    /// A string.
+    Text(String),
+    /// A list.
+    List(Vec<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrList<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrList<T> {
+            type Value = TextOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list")
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<TextOr<T>, E> {
+                Ok(TextOr::Text(value.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<TextOr<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    push_bounded(&mut items, item)?;
+                }
+                Ok(TextOr::List(items))
+            }
+        }
+        deserializer.deserialize_any(TextOrList(PhantomData))
+    }
+}
+
 /// A map from token id, written as a string, to a number.
 #[derive(Debug, Default)]
 pub(crate) struct Biases(pub(crate) Vec<(i64, f64)>);

@@ -84,3 +84,13 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         Ok(Value::Object(members))
     }
 }
+
+/// A JSON value of any shape that is kept as its text, which takes less room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JsonText(pub(crate) String);
+
+impl<'de> Deserialize<'de> for JsonText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Json::deserialize(deserializer).map(|Json(value)| Self(value.to_string()))
+    }
+}

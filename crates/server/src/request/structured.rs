@@ -113,20 +113,6 @@ pub(crate) fn refuse_beams(params: &Params, field: &str) -> Result<(), ApiError>
     }
 }
 
-/// For endpoints that serve plain text only.
-///
-/// # Errors
-/// 400 for every other format.
-pub(crate) fn refuse_format(format: Option<ResponseFormat>) -> Result<(), ApiError> {
-    match format.map(of_format).transpose()?.flatten() {
-        None => Ok(()),
-        Some(wanted) => {
-            let problem = "only plain text is served here; /v1/chat/completions follows formats";
-            Err(ApiError::field(wanted.field, problem))
-        }
-    }
-}
-
 /// With `strict` or without, the schema is followed.
 fn of_format(format: ResponseFormat) -> Result<Option<Wanted>, ApiError> {
     const SCHEMA: &str = "response_format.json_schema.schema";

@@ -3,6 +3,7 @@
 
 mod respond;
 mod stream;
+mod tools;
 mod types;
 mod validate;
 
@@ -13,13 +14,12 @@ use axum::response::Response;
 
 use crate::admin::json;
 use crate::auth::caller;
-use crate::chat::ending::PromptEnd;
-use crate::chat::start::{Begun, Conversation, Names, Origin, start};
-use crate::chat::tools::ToolPlan;
+use crate::conversation::start::{Begun, Conversation, Names, Origin, start};
 use crate::error::ApiError;
 use crate::generate::answer::gather;
 use crate::generate::narrate::Narration;
 use crate::generate::run::FieldNames;
+use crate::generate::told::Told;
 use crate::request::body::read_json;
 use crate::request::common::Delivery;
 use crate::sse;
@@ -38,23 +38,24 @@ pub(crate) async fn respond(
     let ticket = app.enter(caller(&parts))?;
     let body: ResponsesBody =
         read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let ValidResponses { messages, echoed, common } = validate(body, &app.served, caller(&parts))?;
+    let ValidResponses { spoken, answering, echoed, common } =
+        validate(body, &app.served, caller(&parts))?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "input", max_tokens: "max_output_tokens" };
     let names = Names { id: "resp", endpoint: "responses", fields };
-    let (prompt_end, tools) = (PromptEnd::Answer, ToolPlan::default());
-    let conversation = Conversation { messages, prompt_end, tools, common, names };
+    let conversation = Conversation { spoken, answering, common, names };
     let origin = Origin { ticket, arrival, parts };
     let Begun { mut run, heading, rendering } = start(&app, conversation, origin).await?;
-    let message_id = format!("msg_{}", app.served.unique());
-    let story = Story { heading, rendering, echoed, message_id };
+    let reading = rendering.reading.clone();
+    let story = Story { heading, rendering, echoed };
     match delivery {
         Delivery::Whole => {
             let said = gather(&mut run).await?.into_iter().next().unwrap_or_default();
-            Ok(json(story.ended(&said, &run.usage()).to_string()))
+            let told = Told::whole(&reading, said);
+            Ok(json(story.ended(&told, &run.usage()).to_string()))
         }
         Delivery::Stream(_) => {
-            let stream = Narration::new(run, stream::ResponseScript::new(story));
+            let stream = Narration::new(run, &reading, stream::ResponseScript::new(story));
             Ok(sse::respond(stream, app.served.limits.keep_alive))
         }
     }

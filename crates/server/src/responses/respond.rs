@@ -1,13 +1,14 @@
-//! A response as an object, whole or still growing.
+//! A response as an object, whole or still growing. Each block of the answer is one item.
 
 use serde_json::{Value, json};
 
+use super::tools::Form;
 use super::validate::Echoed;
-use crate::generate::answer::{Gathered, Heading};
+use crate::generate::answer::Heading;
 use crate::generate::choice::{Rendering, TokenRecord};
 use crate::generate::logprobs;
-use crate::generate::narrate::was_cut;
 use crate::generate::run::Usage;
+use crate::generate::told::{Block, Told};
 
 /// What all events of one answer share.
 #[derive(Debug)]
@@ -15,46 +16,113 @@ pub(super) struct Story {
     pub(super) heading: Heading,
     pub(super) rendering: Rendering,
     pub(super) echoed: Echoed,
-    /// The id of the one item of the answer.
-    pub(super) message_id: String,
+}
+
+/// How far an item, or a response, has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    InProgress,
+    Completed,
+    /// Cut off by a limit.
+    Incomplete,
+}
+
+impl Status {
+    pub(super) fn ended(cut: bool) -> Self {
+        if cut { Self::Incomplete } else { Self::Completed }
+    }
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::InProgress => "in_progress",
+            Self::Completed => "completed",
+            Self::Incomplete => "incomplete",
+        }
+    }
 }
 
 impl Story {
     /// The finished answer.
-    pub(super) fn ended(&self, said: &Gathered, usage: &Usage) -> Value {
-        let cut = was_cut(said.finish.as_ref());
-        let status = if cut { "incomplete" } else { "completed" };
-        let output = json!([self.item(status, Some(said))]);
+    pub(super) fn ended(&self, told: &Told, usage: &Usage) -> Value {
+        let cut = told.was_cut();
+        let last = told.blocks.len().saturating_sub(1);
+        let items: Vec<Value> = told
+            .blocks
+            .iter()
+            .enumerate()
+            .map(|(number, block)| {
+                self.item(number, block, Status::ended(cut && number == last), &told.records)
+            })
+            .collect();
         let details = if cut { json!({ "reason": "max_output_tokens" }) } else { Value::Null };
-        self.response(status, &output, &details, Some(usage))
+        self.response(Status::ended(cut), &json!(items), &details, Some(usage))
     }
 
     /// The answer before anything was generated.
     pub(super) fn begun(&self) -> Value {
-        self.response("in_progress", &json!([]), &Value::Null, None)
+        self.response(Status::InProgress, &json!([]), &Value::Null, None)
     }
 
-    /// The answer's one item.
-    pub(super) fn item(&self, status: &str, said: Option<&Gathered>) -> Value {
-        let content: Vec<Value> =
-            said.map(|said| self.part(&said.text, &said.records)).into_iter().collect();
-        json!({
-            "id": self.message_id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": content,
-        })
+    /// The id of an item: unique, and the same however often it is told.
+    pub(super) fn item_id(&self, number: usize, block: &Block) -> String {
+        let kind = match block {
+            Block::Thought(_) => "rs",
+            Block::Text(_) => "msg",
+            Block::Call { .. } => "fc",
+        };
+        format!("{kind}_{}{number:04x}", self.rendering.reading.seed)
     }
 
-    /// The item's one part.
-    pub(super) fn part(&self, text: &str, records: &[TokenRecord]) -> Value {
-        json!({
-            "type": "output_text",
-            "text": text,
-            "annotations": [],
-            "logprobs": self.logprobs(records),
-        })
+    /// A block as an item; one in progress is still empty.
+    pub(super) fn item(
+        &self,
+        number: usize,
+        block: &Block,
+        status: Status,
+        records: &[TokenRecord],
+    ) -> Value {
+        let begun = status != Status::InProgress;
+        let content: Vec<Value> = self.part(block, records).filter(|_| begun).into_iter().collect();
+        let id = self.item_id(number, block);
+        let status = status.word();
+        match block {
+            Block::Thought(_) => json!({
+                "id": id,
+                "type": "reasoning",
+                "status": status,
+                "summary": [],
+                "content": content,
+            }),
+            Block::Text(_) => json!({
+                "id": id,
+                "type": "message",
+                "status": status,
+                "role": "assistant",
+                "content": content,
+            }),
+            Block::Call { id: call_id, name, arguments } => json!({
+                "id": id,
+                "type": "function_call",
+                "status": status,
+                "call_id": call_id,
+                "name": name,
+                "arguments": if begun { arguments } else { "" },
+            }),
+        }
+    }
+
+    /// The one part of an item that has parts.
+    pub(super) fn part(&self, block: &Block, records: &[TokenRecord]) -> Option<Value> {
+        match block {
+            Block::Thought(text) => Some(json!({ "type": "reasoning_text", "text": text })),
+            Block::Text(text) => Some(json!({
+                "type": "output_text",
+                "text": text,
+                "annotations": [],
+                "logprobs": self.logprobs(records),
+            })),
+            Block::Call { .. } => None,
+        }
     }
 
     /// Empty where nobody asked for them.
@@ -64,46 +132,49 @@ impl Story {
 
     fn response(
         &self,
-        status: &str,
+        status: Status,
         output: &Value,
         incomplete_details: &Value,
         usage: Option<&Usage>,
     ) -> Value {
         let Heading { id, created, model } = &self.heading;
-        let Echoed { instructions, max_output_tokens, temperature, top_p } = &self.echoed;
+        let Echoed { instructions, max_output_tokens, temperature, top_p, metadata, form } =
+            &self.echoed;
+        let Form { tools, tool_choice, parallel_tool_calls, format } = form;
         json!({
             "id": id,
             "object": "response",
             "created_at": created,
-            "status": status,
+            "status": status.word(),
             "error": null,
             "incomplete_details": incomplete_details,
             "instructions": instructions,
             "max_output_tokens": max_output_tokens,
             "model": model,
             "output": output,
-            "parallel_tool_calls": true,
+            "parallel_tool_calls": parallel_tool_calls,
             "previous_response_id": null,
             "reasoning": { "effort": null, "summary": null },
             "store": false,
             "temperature": temperature,
-            "text": { "format": { "type": "text" } },
-            "tool_choice": "auto",
-            "tools": [],
+            "text": { "format": format },
+            "tool_choice": tool_choice,
+            "tools": tools,
             "top_p": top_p,
             "truncation": "disabled",
             "usage": usage.map(counts),
-            "metadata": {},
+            "metadata": metadata,
         })
     }
 }
 
 fn counts(usage: &Usage) -> Value {
+    let thought = usage.completion_tokens_details.map_or(0, |details| details.reasoning_tokens);
     json!({
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": { "cached_tokens": usage.prompt_tokens_details.cached_tokens },
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": { "reasoning_tokens": 0 },
+        "output_tokens_details": { "reasoning_tokens": thought },
         "total_tokens": usage.total_tokens,
     })
 }

@@ -1,13 +1,12 @@
 //! A response as server-sent events, each with its name and its number.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::respond::Story;
+use super::respond::{Status, Story};
 use crate::error::ApiError;
-use crate::generate::answer::Gathered;
-use crate::generate::choice::TokenRecord;
-use crate::generate::narrate::{Script, was_cut};
+use crate::generate::narrate::{Ending, More, Script};
 use crate::generate::run::Usage;
+use crate::generate::told::{Block, Told};
 use crate::sse::named_event;
 
 /// The events of one answer.
@@ -24,22 +23,26 @@ impl ResponseScript {
     }
 
     fn event(&mut self, out: &mut String, kind: &str, fields: Value) {
-        let mut event = json!({ "type": kind, "sequence_number": self.next });
+        let mut event = Map::from_iter([
+            ("type".to_owned(), json!(kind)),
+            ("sequence_number".to_owned(), json!(self.next)),
+        ]);
         self.next += 1;
-        if let (Some(event), Value::Object(fields)) = (event.as_object_mut(), fields) {
+        if let Value::Object(fields) = fields {
             event.extend(fields);
         }
-        named_event(out, kind, &event.to_string());
+        named_event(out, kind, &Value::Object(event).to_string());
     }
 
-    /// Where in the answer its text stands.
-    fn place(&self) -> Value {
-        json!({ "item_id": self.story.message_id, "output_index": 0, "content_index": 0 })
-    }
-
-    fn part_event(&mut self, out: &mut String, kind: &str, more: Value) {
-        let mut fields = self.place();
+    /// An event about the inside of an item.
+    fn inside(&mut self, out: &mut String, item: (usize, &Block), kind: &str, more: Value) {
+        let (number, block) = item;
+        let id = self.story.item_id(number, block);
+        let mut fields = json!({ "item_id": id, "output_index": number });
         if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+            if !matches!(block, Block::Call { .. }) {
+                fields.insert("content_index".to_owned(), json!(0));
+            }
             fields.extend(more);
         }
         self.event(out, kind, fields);
@@ -47,47 +50,74 @@ impl ResponseScript {
 }
 
 impl Script for ResponseScript {
-    fn begin(&mut self, _: &Usage) -> String {
-        let mut out = String::new();
+    fn begin(&mut self, out: &mut String, _: &Usage) {
         let response = self.story.begun();
-        self.event(&mut out, "response.created", json!({ "response": response }));
-        self.event(&mut out, "response.in_progress", json!({ "response": response }));
-        let item = self.story.item("in_progress", None);
-        let added = json!({ "output_index": 0, "item": item });
-        self.event(&mut out, "response.output_item.added", added);
-        let part = self.story.part("", &[]);
-        self.part_event(&mut out, "response.content_part.added", json!({ "part": part }));
-        out
+        self.event(out, "response.created", json!({ "response": response }));
+        self.event(out, "response.in_progress", json!({ "response": response }));
     }
 
-    fn text(&mut self, text: &str, records: &[TokenRecord]) -> String {
-        let mut out = String::new();
-        let delta = json!({ "delta": text, "logprobs": self.story.logprobs(records) });
-        self.part_event(&mut out, "response.output_text.delta", delta);
-        out
+    fn open(&mut self, out: &mut String, number: usize, block: &Block) {
+        let item = self.story.item(number, block, Status::InProgress, &[]);
+        let added = json!({ "output_index": number, "item": item });
+        self.event(out, "response.output_item.added", added);
+        let empty = match block {
+            Block::Text(_) => Block::Text(String::new()),
+            Block::Thought(_) => Block::Thought(String::new()),
+            Block::Call { .. } => return,
+        };
+        let part = json!({ "part": self.story.part(&empty, &[]) });
+        self.inside(out, (number, block), "response.content_part.added", part);
     }
 
-    fn end(&mut self, said: Gathered, usage: &Usage) -> String {
-        let mut out = String::new();
-        let text = json!({ "text": said.text, "logprobs": self.story.logprobs(&said.records) });
-        self.part_event(&mut out, "response.output_text.done", text);
-        let part = self.story.part(&said.text, &said.records);
-        self.part_event(&mut out, "response.content_part.done", json!({ "part": part }));
-        let cut = was_cut(said.finish.as_ref());
-        let status = if cut { "incomplete" } else { "completed" };
-        let item = self.story.item(status, Some(&said));
-        let done = json!({ "output_index": 0, "item": item });
-        self.event(&mut out, "response.output_item.done", done);
-        let response = self.story.ended(&said, usage);
-        self.event(&mut out, &format!("response.{status}"), json!({ "response": response }));
-        out
+    fn grow(&mut self, out: &mut String, number: usize, block: &Block, more: More<'_>) {
+        let More { delta, records } = more;
+        let (kind, fields) = match block {
+            Block::Thought(_) => ("response.reasoning_text.delta", json!({ "delta": delta })),
+            Block::Text(_) => {
+                let logprobs = self.story.logprobs(records);
+                ("response.output_text.delta", json!({ "delta": delta, "logprobs": logprobs }))
+            }
+            Block::Call { .. } => {
+                ("response.function_call_arguments.delta", json!({ "delta": delta }))
+            }
+        };
+        self.inside(out, (number, block), kind, fields);
     }
 
-    fn fail(&mut self, error: &ApiError) -> String {
-        let mut out = String::new();
+    fn close(&mut self, out: &mut String, number: usize, block: &Block, ending: Ending<'_>) {
+        let Ending { cut, records } = ending;
+        let place = (number, block);
+        match block {
+            Block::Thought(text) => {
+                let fields = json!({ "text": text });
+                self.inside(out, place, "response.reasoning_text.done", fields);
+            }
+            Block::Text(text) => {
+                let fields = json!({ "text": text, "logprobs": self.story.logprobs(records) });
+                self.inside(out, place, "response.output_text.done", fields);
+            }
+            Block::Call { id: _, name, arguments } => {
+                let fields = json!({ "name": name, "arguments": arguments });
+                self.inside(out, place, "response.function_call_arguments.done", fields);
+            }
+        }
+        if let Some(part) = self.story.part(block, records) {
+            self.inside(out, place, "response.content_part.done", json!({ "part": part }));
+        }
+        let item = self.story.item(number, block, Status::ended(cut), records);
+        let done = json!({ "output_index": number, "item": item });
+        self.event(out, "response.output_item.done", done);
+    }
+
+    fn end(&mut self, out: &mut String, told: &Told, usage: &Usage) {
+        let response = self.story.ended(told, usage);
+        let kind = format!("response.{}", Status::ended(told.was_cut()).word());
+        self.event(out, &kind, json!({ "response": response }));
+    }
+
+    fn fail(&mut self, out: &mut String, error: &ApiError) {
         let code = error.status().as_u16().to_string();
         let fields = json!({ "code": code, "message": error.message(), "param": null });
-        self.event(&mut out, "error", fields);
-        out
+        self.event(out, "error", fields);
     }
 }

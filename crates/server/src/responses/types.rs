@@ -1,19 +1,16 @@
 //! The body of `POST /v1/responses` as it arrives: types and names are checked, values are not yet.
 
-use std::fmt;
-
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
-
 use crate::request::common::{SamplingFields, SharedFields};
-use crate::request::fields::{Given, Int, List, Strings, fields, object, push_bounded};
+use crate::request::fields::{Given, Int, List, Strings, TextOr, fields, object};
+use crate::request::json::Json;
 use crate::request::output::{ConstraintFields, OutputFields};
-use crate::request::structured::ResponseFormat;
 use crate::request::unserved::{UnservedFields, unserved};
 
 /// The whole body.
 #[derive(Debug)]
 pub(crate) struct ResponsesBody {
     pub(crate) responses: ResponsesFields,
+    pub(crate) tools: ResponseToolFields,
     pub(crate) shared: SharedFields,
     pub(crate) sampling: SamplingFields,
     pub(crate) constraints: ConstraintFields,
@@ -23,6 +20,7 @@ pub(crate) struct ResponsesBody {
 }
 object!(ResponsesBody {
     responses: ResponsesFields,
+    tools: ResponseToolFields,
     shared: SharedFields,
     sampling: SamplingFields,
     constraints: ConstraintFields,
@@ -41,10 +39,20 @@ fields! {
         include: Strings,
         text: TextOptions,
         truncation: String,
+        metadata: Json,
+        reasoning: ReasoningOptions,
     }
 }
 
-const TOOLS: &str = "tool calling is served at /v1/chat/completions only";
+fields! {
+    /// The fields that concern tools.
+    pub(crate) struct ResponseToolFields {
+        tools: Json,
+        tool_choice: Json,
+        parallel_tool_calls: bool,
+    }
+}
+
 const STATELESS: &str = "nothing is stored; send the whole conversation as `input`";
 
 unserved! {
@@ -54,11 +62,7 @@ unserved! {
         conversation: Null, STATELESS;
         background: False, STATELESS;
         prompt: Null, "there are no stored prompts";
-        tools: Empty, TOOLS;
-        tool_choice: Word, TOOLS;
-        parallel_tool_calls: Any, "without tools there is nothing to run in parallel";
-        max_tool_calls: Null, TOOLS;
-        reasoning: Null, "reasoning is not steered";
+        max_tool_calls: Null, "it bounds calls that a server makes by itself, and none are made here";
         prompt_cache_retention: Any, "the prefix cache decides by itself";
         context_management: Empty, STATELESS;
     }
@@ -67,10 +71,44 @@ unserved! {
 fields! {
     /// How the text is to look.
     pub(crate) struct TextFields {
-        format: ResponseFormat,
+        format: TextFormat,
         verbosity: Given,
     }
 }
+
+fields! {
+    /// The parts of a format.
+    pub(crate) struct FormatFields {
+        kind as "type": String,
+        name: String,
+        description: String,
+        schema: Json,
+        strict: bool,
+    }
+}
+
+/// The value of `text.format`.
+#[derive(Debug)]
+pub(crate) struct TextFormat {
+    pub(crate) fields: FormatFields,
+}
+object!(TextFormat { fields: FormatFields });
+
+unserved! {
+    /// How the model is to think.
+    pub(crate) struct ReasoningFields {
+        effort: Null, "reasoning is not steered";
+        summary: Null, "thoughts are told as they are";
+        generate_summary: Null, "thoughts are told as they are";
+    }
+}
+
+/// The value of `reasoning`.
+#[derive(Debug)]
+pub(crate) struct ReasoningOptions {
+    pub(crate) fields: ReasoningFields,
+}
+object!(ReasoningOptions { fields: ReasoningFields });
 
 /// The value of `text`.
 #[derive(Debug)]
@@ -79,94 +117,33 @@ pub(crate) struct TextOptions {
 }
 object!(TextOptions { fields: TextFields });
 
-/// The value of `input`.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// What the user says.
-    Text(String),
-    /// A conversation.
-    Items(Vec<Item>),
-}
-
-impl<'de> Deserialize<'de> for Input {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrItems;
-        impl<'de> Visitor<'de> for TextOrItems {
-            type Value = Input;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of messages")
-            }
-
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Input, E> {
-                Ok(Input::Text(value.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    push_bounded(&mut items, item)?;
-                }
-                Ok(Input::Items(items))
-            }
-        }
-        deserializer.deserialize_any(TextOrItems)
-    }
-}
+/// The value of `input`: what the user says, or a conversation.
+pub(crate) type Input = TextOr<Item>;
 
 fields! {
-    /// The fields of a message.
+    /// The fields of all kinds of items.
     pub(crate) struct ItemFields {
         kind as "type": String,
         role: String,
-        content: ItemContent,
+        content: TextOr<ItemPart>,
         id: String,
         status: String,
         phase: Given,
+        call_id: String,
+        name: String,
+        arguments: String,
+        output: TextOr<ItemPart>,
+        summary: List<ItemPart>,
+        encrypted_content: Given,
     }
 }
 
-/// One message.
+/// One item: a message, a thought, a call, or what a call led to.
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) fields: ItemFields,
 }
 object!(Item { fields: ItemFields });
-
-/// What a message says.
-#[derive(Debug)]
-pub(crate) enum ItemContent {
-    /// A string.
-    Text(String),
-    /// A list of parts.
-    Parts(List<ItemPart>),
-}
-
-impl<'de> Deserialize<'de> for ItemContent {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrParts;
-        impl<'de> Visitor<'de> for TextOrParts {
-            type Value = ItemContent;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of parts")
-            }
-
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<ItemContent, E> {
-                Ok(ItemContent::Text(value.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ItemContent, A::Error> {
-                let mut parts = List::default();
-                while let Some(part) = seq.next_element()? {
-                    push_bounded(&mut parts.0, part)?;
-                }
-                Ok(ItemContent::Parts(parts))
-            }
-        }
-        deserializer.deserialize_any(TextOrParts)
-    }
-}
 
 fields! {
     /// The fields of a part of a message. What our own answers carry is taken back.

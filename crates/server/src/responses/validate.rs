@@ -1,25 +1,29 @@
 //! From a [`ResponsesBody`] to a conversation.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::tools::{self, Form};
 use super::types::{
-    Input, Item, ItemContent, ItemFields, ItemPart, ItemPartFields, ResponsesBody, ResponsesFields,
-    TextFields, TextOptions,
+    Input, Item, ItemFields, ItemPart, ItemPartFields, ReasoningOptions, ResponsesBody,
+    ResponsesFields,
 };
 use crate::auth::Caller;
+use crate::conversation::Spoken;
+use crate::conversation::dialogue::{Dialogue, EarlierCall};
+use crate::conversation::ending::PromptEnd;
+use crate::conversation::tools::{Answering, plan};
 use crate::error::{ApiError, quote};
 use crate::request::common::{self, Common, DecodingFields, Dialect, Groups};
-use crate::request::fields::{Int, Strings};
+use crate::request::fields::{Int, Strings, TextOr};
+use crate::request::json::Json;
 use crate::request::output::OutputFields;
-use crate::request::structured::refuse_format;
-use crate::request::unserved::{Neutral, refuse_unless};
 use crate::state::Served;
 
 /// A request that can be rendered.
 #[derive(Debug)]
 pub(crate) struct ValidResponses {
-    /// The messages as the template sees them.
-    pub(crate) messages: Value,
+    pub(crate) spoken: Spoken,
+    pub(crate) answering: Answering,
     pub(crate) echoed: Echoed,
     pub(crate) common: Common,
 }
@@ -27,10 +31,12 @@ pub(crate) struct ValidResponses {
 /// What an answer repeats of its request.
 #[derive(Clone, Debug)]
 pub(crate) struct Echoed {
-    pub(crate) instructions: Option<String>,
-    pub(crate) max_output_tokens: Option<i64>,
-    pub(crate) temperature: f32,
-    pub(crate) top_p: f32,
+    pub(super) instructions: Option<String>,
+    pub(super) max_output_tokens: Option<i64>,
+    pub(super) temperature: f32,
+    pub(super) top_p: f32,
+    pub(super) metadata: Value,
+    pub(super) form: Form,
 }
 
 /// Roles that templates know.
@@ -50,6 +56,7 @@ pub(crate) fn validate(
 ) -> Result<ValidResponses, ApiError> {
     let ResponsesBody {
         responses,
+        tools,
         shared,
         sampling,
         constraints,
@@ -65,9 +72,13 @@ pub(crate) fn validate(
         include,
         text,
         truncation,
+        metadata,
+        reasoning,
     } = responses;
     unserved_responses.refuse()?;
-    only_plain_text(text)?;
+    if let Some(ReasoningOptions { fields }) = reasoning {
+        fields.refuse().map_err(|error| error.within("reasoning"))?;
+    }
     one_choice(sampling.n)?;
     unknown_here(&output)?;
     if truncation.as_deref().is_some_and(|word| word != "disabled") {
@@ -87,27 +98,24 @@ pub(crate) fn validate(
     let groups = Groups { shared, sampling, decoding, constraints, output, unserved };
     let common = common::validate(groups, dialect, served, caller)?;
     let messages = conversation(instructions.as_deref(), input)?;
+    let (asked, form) = tools::asked(tools, text)?;
+    let (tools, answering) = plan(asked, &common.params, served)?;
+    if common.params.sampling.logprobs.is_some() && answering.reading.tells_apart() {
+        let problem = "cannot have log-probabilities of an answer that is read for thoughts or calls; use /v1/chat/completions";
+        return Err(ApiError::field("include", problem));
+    }
     let sampling = &common.params.sampling;
     let echoed = Echoed {
         instructions,
         max_output_tokens,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
+        metadata: metadata.map_or_else(|| json!({}), |Json(metadata)| metadata),
+        form,
     };
-    Ok(ValidResponses { messages, echoed, common })
-}
-
-fn only_plain_text(text: Option<TextOptions>) -> Result<(), ApiError> {
-    let Some(TextOptions { fields: TextFields { format, verbosity } }) = text else {
-        return Ok(());
-    };
-    refuse_unless(
-        "text.verbosity",
-        verbosity,
-        Neutral::Null,
-        "the length of answers is not steered",
-    )?;
-    refuse_format(format).map_err(|error| error.with_param("text.format"))
+    let (variables, prompt_end) = (Map::new(), PromptEnd::Answer);
+    let spoken = Spoken { messages, tools, variables, prompt_end };
+    Ok(ValidResponses { spoken, answering, echoed, common })
 }
 
 /// 400 for more choices than one.
@@ -149,52 +157,136 @@ fn alternatives(include: Option<Strings>, top: Option<Int>) -> Result<Option<i64
 }
 
 fn conversation(instructions: Option<&str>, input: Option<Input>) -> Result<Value, ApiError> {
-    let mut messages: Vec<Value> = Vec::new();
+    let mut dialogue = Dialogue::default();
     if let Some(instructions) = instructions {
-        messages.push(json!({ "role": "system", "content": instructions }));
+        dialogue.say("system", instructions);
     }
     match input {
         None => return Err(ApiError::field("input", "is missing")),
-        Some(Input::Text(text)) => messages.push(json!({ "role": "user", "content": text })),
-        Some(Input::Items(items)) if items.is_empty() => {
+        Some(TextOr::Text(text)) => dialogue.say("user", &text),
+        Some(TextOr::List(items)) if items.is_empty() => {
             return Err(ApiError::field("input", "needs at least one message"));
         }
-        Some(Input::Items(items)) => {
+        Some(TextOr::List(items)) => {
             for (index, item) in items.into_iter().enumerate() {
-                messages.push(message(item, index)?);
+                add(&mut dialogue, item, &format!("input[{index}]"))?;
             }
         }
     }
-    Ok(Value::Array(messages))
+    Ok(dialogue.finish())
 }
 
-fn message(item: Item, index: usize) -> Result<Value, ApiError> {
-    let at = |field: &str| format!("input[{index}].{field}");
-    let ItemFields { kind, role, content, id: _, status: _, phase: _ } = item.fields;
-    if let Some(kind) = kind.filter(|kind| kind != "message") {
-        let problem = format!("is {}: only items of type `message` are served", quote(&kind));
-        return Err(ApiError::field(at("type"), problem));
+/// An item, with only the fields of its kind. Ids and states are bookkeeping of whoever made it.
+fn add(dialogue: &mut Dialogue, item: Item, at: &str) -> Result<(), ApiError> {
+    let at = |field: &str| format!("{at}.{field}");
+    let missing = |field: &str| ApiError::field(at(field), "is missing");
+    let ItemFields {
+        kind,
+        role,
+        content,
+        id: _,
+        status: _,
+        phase: _,
+        call_id,
+        name,
+        arguments,
+        output,
+        summary,
+        encrypted_content,
+    } = item.fields;
+    let kind = kind.as_deref().unwrap_or("message");
+    served_kind(kind, &at("type"))?;
+    let of = |kinds: &[&str]| kinds.contains(&kind);
+    let foreign = [
+        ("role", role.is_some() && !of(&["message"])),
+        ("content", content.is_some() && !of(&["message", "reasoning"])),
+        ("call_id", call_id.is_some() && !of(&["function_call", "function_call_output"])),
+        ("name", name.is_some() && !of(&["function_call"])),
+        ("arguments", arguments.is_some() && !of(&["function_call"])),
+        ("output", output.is_some() && !of(&["function_call_output"])),
+        ("summary", summary.is_some() && !of(&["reasoning"])),
+    ];
+    if let Some((field, _)) = foreign.into_iter().find(|(_, foreign)| *foreign) {
+        return Err(ApiError::field(
+            at(field),
+            format!("does not go with an item of type `{kind}`"),
+        ));
     }
+    if encrypted_content.is_some() {
+        return Err(ApiError::field(at("encrypted_content"), "cannot be read; leave it out"));
+    }
+    match kind {
+        "function_call" => {
+            let name = name.ok_or_else(|| missing("name"))?;
+            let arguments = arguments.ok_or_else(|| missing("arguments"))?;
+            let id = Some(call_id.ok_or_else(|| missing("call_id"))?);
+            dialogue.call(EarlierCall { id, name, arguments }, &at("arguments"))
+        }
+        "function_call_output" => {
+            let call_id = call_id.ok_or_else(|| missing("call_id"))?;
+            let output = output.ok_or_else(|| missing("output"))?;
+            dialogue.result(&call_id, &text_of(output, &at("output"))?);
+            Ok(())
+        }
+        "reasoning" => {
+            // What was thought, or else a summary of it that another server made.
+            let thought = match content {
+                Some(content) => text_of(content, &at("content"))?,
+                None => text_of(TextOr::List(summary.unwrap_or_default().0), &at("summary"))?,
+            };
+            if !thought.is_empty() {
+                dialogue.think(thought);
+            }
+            Ok(())
+        }
+        _ => message(dialogue, role, content, &at),
+    }
+}
+
+fn served_kind(kind: &str, field: &str) -> Result<(), ApiError> {
+    const KINDS: [&str; 4] = ["message", "function_call", "function_call_output", "reasoning"];
+    if KINDS.contains(&kind) {
+        return Ok(());
+    }
+    let problem =
+        format!("is {}: items of these types are served: {}", quote(kind), KINDS.join(", "));
+    Err(ApiError::field(field, problem))
+}
+
+fn message(
+    dialogue: &mut Dialogue,
+    role: Option<String>,
+    content: Option<TextOr<ItemPart>>,
+    at: &dyn Fn(&str) -> String,
+) -> Result<(), ApiError> {
     let role = role.ok_or_else(|| ApiError::field(at("role"), "is missing"))?;
     if !ROLES.contains(&role.as_str()) {
         let problem = format!("must be one of {}, not {}", ROLES.join(", "), quote(&role));
         return Err(ApiError::field(at("role"), problem));
     }
-    let text = match content {
-        None => return Err(ApiError::field(at("content"), "is missing")),
-        Some(ItemContent::Text(text)) => text,
-        Some(ItemContent::Parts(parts)) => text_of(parts.0, index)?,
-    };
-    Ok(json!({ "role": role, "content": text }))
+    let content = content.ok_or_else(|| ApiError::field(at("content"), "is missing"))?;
+    let text = text_of(content, &at("content"))?;
+    if role == "assistant" {
+        dialogue.answer(text);
+    } else {
+        dialogue.say(&role, &text);
+    }
+    Ok(())
 }
 
-fn text_of(parts: Vec<ItemPart>, index: usize) -> Result<String, ApiError> {
+fn text_of(parts: TextOr<ItemPart>, at: &str) -> Result<String, ApiError> {
+    const KINDS: [&str; 5] =
+        ["input_text", "output_text", "text", "reasoning_text", "summary_text"];
+    let parts = match parts {
+        TextOr::Text(text) => return Ok(text),
+        TextOr::List(parts) => parts,
+    };
     let mut texts = Vec::with_capacity(parts.len());
     for (number, part) in parts.into_iter().enumerate() {
-        let at = |field: &str| format!("input[{index}].content[{number}].{field}");
+        let at = |field: &str| format!("{at}[{number}].{field}");
         let ItemPartFields { kind, text, annotations: _, logprobs: _ } = part.fields;
         match kind.as_deref() {
-            Some("input_text" | "output_text" | "text") => {}
+            Some(kind) if KINDS.contains(&kind) => {}
             Some(kind) => {
                 let problem = format!("is {}: only text parts are served", quote(kind));
                 return Err(ApiError::field(at("type"), problem));

@@ -2,7 +2,7 @@
 //! prompt tells it to.
 //!
 //! Tokens `0..256` are bytes. A prompt that ends in `[text]>` is answered with `text` and then the end of sequence; with
-//! `[one|two]>`, choice `i` gets part `i`. Any other prompt is answered with letters that follow from it, without end.
+//! `[one|two]>`, choice `i` gets part `i`. Brackets within the text come in pairs. Any other prompt is answered with letters that follow from it, without end.
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 pub(crate) mod http;
@@ -24,9 +24,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub(crate) const BOS: u32 = 256;
-pub(crate) const START: u32 = 257;
-pub(crate) const END: u32 = 258;
-pub(crate) const VOCAB: u32 = 259;
+pub(crate) const THINK: u32 = 257;
+pub(crate) const ANSWER: u32 = 258;
+pub(crate) const START: u32 = 259;
+pub(crate) const END: u32 = 260;
+pub(crate) const VOCAB: u32 = 261;
 
 pub(crate) const MAX_MODEL_LEN: u32 = 256;
 /// The longest text that is tokenised.
@@ -34,9 +36,11 @@ pub(crate) const MOST_BYTES: usize = 100_000;
 
 pub(crate) const BLOCK_SIZE: u32 = 4;
 
-/// Roles and contents between marks; the generation prompt ends with `>`, so that the last message can script the answer.
+/// Roles and contents between marks; the generation prompt ends with `>`, so that the last message can script the answer,
+/// unless thinking is turned off: then the answer is `quiet`.
 const TEMPLATE: &str = "{% for m in messages %}<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
-                        {% if add_generation_prompt %}>{% endif %}";
+                        {% if add_generation_prompt %}\
+                        {% if enable_thinking is defined and not enable_thinking %}[quiet]{% endif %}>{% endif %}";
 
 /// How a test's server differs from the usual one.
 pub(crate) struct Setup {
@@ -161,19 +165,35 @@ impl Server {
 
 /// The script's next token, or a letter that follows from the context where there is no script.
 fn speak(sight: &Sight<'_>, poison: Option<u8>) -> Result<Token, DrawFault> {
-    let text: Vec<u8> = sight.tokens.iter().map(|t| u8::try_from(t.0).unwrap_or(0)).collect();
+    // Marks of thoughts stand in a script as the bytes 1 and 2, all other control tokens as 0.
+    let byte = |token: &Token| match token.0 {
+        THINK => 1,
+        ANSWER => 2,
+        other => u8::try_from(other).unwrap_or(0),
+    };
+    let text: Vec<u8> = sight.tokens.iter().map(byte).collect();
     // Letters only: nothing that ends a text or looks like a script.
     let natural = Ok(Token(u32::from(b'a') + sight.natural.0 % 26));
-    let Some(end) = text.iter().rposition(|&byte| byte == b'>') else { return natural };
-    let script = text[..end].iter().rposition(|&byte| byte == b'[').and_then(|open| {
-        let close = text[open..end].iter().position(|&byte| byte == b']')?;
-        Some(&text[open + 1..open + close])
+    // The last `]>`, whatever control tokens stand in between.
+    let follows_bracket = |at: &usize| {
+        let before = text[..*at].iter().rev().find(|&&byte| byte != 0);
+        text[*at] == b'>' && before == Some(&b']')
+    };
+    let Some(end) = (0..text.len()).rev().find(follows_bracket) else { return natural };
+    let close = text[..end].iter().rposition(|&byte| byte == b']').expect("it was found");
+    let mut depth = 0;
+    let open = (0..close).rev().find(|&at| {
+        depth += i32::from(text[at] == b']') - i32::from(text[at] == b'[');
+        depth < 0
     });
-    let Some(script) = script else { return natural };
+    let Some(open) = open else { return natural };
+    let script = &text[open + 1..close];
     let parts: Vec<&[u8]> = script.split(|&byte| byte == b'|').collect();
     let part = parts[usize::try_from(sight.draw.choice).expect("few choices") % parts.len()];
     match part.get(text.len() - end - 1) {
         Some(byte) if Some(*byte) == poison => Err(DrawFault::NotFinite),
+        Some(1) => Ok(Token(THINK)),
+        Some(2) => Ok(Token(ANSWER)),
         Some(byte) => Ok(Token(u32::from(*byte))),
         None => Ok(Token(END)),
     }
@@ -184,7 +204,7 @@ fn template() -> ChatTemplate {
     ChatTemplate::compile(TEMPLATE, tokens).expect("a sound template")
 }
 
-/// A byte-level tokenizer without merges: a token per byte, and three special ones.
+/// A byte-level tokenizer without merges: a token per byte, three special ones, and two that stand around thoughts.
 pub(crate) fn tokenizer() -> Tokenizer {
     let vocab: Map<String, Value> =
         (0..=255_u8).map(|byte| (byte_name(byte).to_string(), json!(byte))).collect();
@@ -192,9 +212,17 @@ pub(crate) fn tokenizer() -> Tokenizer {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false, "special": true})
     };
+    let mark = |id: u32, content: &str| {
+        let mut token = special(id, content);
+        token["special"] = json!(false);
+        token
+    };
     let file = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
-        "added_tokens": [special(BOS, "<|bos|>"), special(START, "<|start|>"), special(END, "<|end|>")],
+        "added_tokens": [
+            special(BOS, "<|bos|>"), mark(THINK, "<think>"), mark(ANSWER, "</think>"),
+            special(START, "<|start|>"), special(END, "<|end|>"),
+        ],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
         "post_processor": {
             "type": "TemplateProcessing",

@@ -24,8 +24,9 @@ use cache::Cache;
 
 /// The library recurses over what people write; its own bounds keep it far from the end of such a stack.
 const STACK_BYTES: usize = 64 << 20;
-/// Between the parts of a JSON text; unbounded, a model may write blanks for ever.
-const BLANKS: &str = r"[ \t\n\r]{0,24}";
+/// Between the parts of a JSON text: as it is written in one line, or indented. Where more is allowed, a model may write
+/// blanks for ever.
+const BLANKS: &str = r"( ?|\n[ \t]{0,24})";
 
 /// Why a grammar cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +64,7 @@ pub enum GrammarError {
 /// How a JSON text may be laid out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Blanks {
-    /// Up to 24 blanks wherever JSON allows them.
+    /// A space, or a line break and up to 24 blanks after it, wherever JSON allows them.
     #[default]
     Some,
     /// None but one after each comma and colon.

@@ -80,5 +80,6 @@ fn arguments(parameters: &Value) -> Result<Value, GrammarError> {
         Value::Object(map) if map.is_empty() => json!({ "type": "object" }),
         other => other.clone(),
     };
-    with_blanks(&schema, &Blanks::Some)
+    // As templates show earlier calls, and with no room for a model to lose itself in blanks.
+    with_blanks(&schema, &Blanks::None)
 }

@@ -4,22 +4,20 @@ use std::time::Instant;
 
 use axum::http::request::Parts;
 use folio_core::schedule::Job;
-use serde_json::Value;
 
-use super::ending::PromptEnd;
-use super::tokens_of;
-use super::tools::ToolPlan;
+use super::tools::Answering;
+use super::{Spoken, tokens_of};
 use crate::app::request_id;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
-use crate::generate::constraint::Follow;
+use crate::generate::constraint::{Follow, Rules};
 use crate::generate::encode::on_text_thread;
 use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
 use crate::request::common::Common;
 use crate::request::output::truncate;
-use crate::state::{App, Ticket};
+use crate::state::{App, Served, Ticket};
 
 /// What an endpoint calls things.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +32,8 @@ pub(crate) struct Names {
 /// A conversation to be answered.
 #[derive(Debug)]
 pub(crate) struct Conversation {
-    /// The messages as the template sees them.
-    pub(crate) messages: Value,
-    pub(crate) prompt_end: PromptEnd,
-    pub(crate) tools: ToolPlan,
+    pub(crate) spoken: Spoken,
+    pub(crate) answering: Answering,
     pub(crate) common: Common,
     pub(crate) names: Names,
 }
@@ -58,6 +54,14 @@ pub(crate) struct Begun {
     pub(crate) rendering: Rendering,
 }
 
+/// What the model's makers recommend, as far as there is room for it behind the prompt; `None` for all the room there is.
+fn recommended_length(served: &Served, common: &Common, prompt: usize) -> Option<u32> {
+    let recommended = served.texts.defaults.max_new_tokens?.max(common.params.bans.min_tokens);
+    let room = served.max_model_len.checked_sub(u32::try_from(prompt).ok()?)?;
+    // Where there is none, the prompt is what gets refused.
+    (room > 0).then(|| recommended.min(room))
+}
+
 /// Renders, tokenises and submits.
 ///
 /// # Errors
@@ -67,22 +71,27 @@ pub(crate) async fn start(
     conversation: Conversation,
     origin: Origin,
 ) -> Result<Begun, ApiError> {
-    let Conversation { messages, prompt_end, tools, mut common, names } = conversation;
+    let Conversation { spoken, answering, mut common, names } = conversation;
     let Origin { ticket, arrival, parts } = origin;
     let special = common.add_special_tokens;
     let field = names.fields.prompt;
-    let ToolPlan { tools, reading, wanted } = tools;
+    let Answering { reading, wanted, thoughts } = answering;
     common.output.skip_special_tokens &= !reading.needs_special_tokens();
-    let thinking = reading.thinking_ends(&app.served);
-    let (mut prompt, constraint) = on_text_thread(app, move |served| {
-        let prompt = tokens_of(served, &messages, tools.as_ref(), prompt_end, special, field)?;
-        let constraint = wanted.map(|wanted| Follow::new(served, &wanted, thinking));
-        Ok((prompt, constraint.transpose()?))
+    let truncation = common.truncation;
+    let (prompt, reading, constraint) = on_text_thread(app, move |served| {
+        let mut prompt = tokens_of(served, &spoken, special, field)?;
+        truncate(&mut prompt, truncation);
+        let reading = reading.after(served, &prompt);
+        let (wanted, thinking) = (wanted.as_ref(), reading.thinking());
+        let constraint = Follow::new(served, Rules { wanted, thinking, thoughts })?;
+        Ok((prompt, reading, constraint))
     })
     .await?;
-    truncate(&mut prompt, common.truncation);
     let mut rendering = Rendering::new(&app.served, &common);
-    rendering.reading = reading.after(&app.served, &prompt);
+    rendering.reading = reading;
+    if common.params.max_tokens.is_none() {
+        common.params.max_tokens = recommended_length(&app.served, &common, prompt.len());
+    }
     let heading = Heading::new(names.id, common.model, &app.served);
     let report = Report::new(heading.id.clone(), request_id(&parts), names.endpoint, arrival);
     let fields = names.fields;
