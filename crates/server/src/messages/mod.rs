@@ -2,7 +2,7 @@
 
 mod respond;
 mod stream;
-mod types;
+pub(crate) mod types;
 mod validate;
 
 use std::time::Instant;
