@@ -9,7 +9,6 @@ use serde_json::Value;
 use super::ending::PromptEnd;
 use super::tokens_of;
 use super::tools::ToolPlan;
-use crate::app::request_id;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
@@ -84,7 +83,7 @@ pub(crate) async fn start(
     let mut rendering = Rendering::new(&app.served, &common);
     rendering.reading = reading.after(&app.served, &prompt);
     let heading = Heading::new(names.id, common.model, &app.served);
-    let report = Report::new(heading.id.clone(), request_id(&parts), names.endpoint, arrival);
+    let report = Report::new(heading.id.clone(), &parts, names.endpoint, arrival);
     let fields = names.fields;
     let setting = Setting { ticket, rendering: rendering.clone(), fields, report, constraint };
     let job = Job::new(prompt, common.params, common.salt);
