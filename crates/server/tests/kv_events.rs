@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use common::http::{get, post};
-use common::zmtp::{Peer, decode};
+use common::zmtp::{Listener, Peer, decode};
 use common::{BLOCK_SIZE, BOS, Server, Setup};
 use folio_core::ids::{Salt, Token};
 use folio_core::kv::{Claim, Config, KvMemory, Manager};
@@ -186,7 +186,7 @@ async fn what_is_heard_live_is_what_can_be_had_again() {
         complete(&server, &format!("this is prompt number {asked}")).await;
         asked += 1;
         tokio::select! {
-            message = live.recv() => break message.expect("news"),
+            message = live.next() => break message,
             () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
         }
     };
@@ -214,8 +214,8 @@ async fn a_server_connects_to_the_one_subscriber_and_comes_back() {
             complete(&server, &format!("round {round} prompt number {asked}")).await;
             asked += 1;
             tokio::select! {
-                message = messages.recv() => {
-                    assert_eq!(message.expect("news").len(), 3);
+                message = messages.next() => {
+                    assert_eq!(message.len(), 3);
                     break;
                 }
                 () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
@@ -277,6 +277,8 @@ async fn peers_that_speak_otherwise_are_hung_up_on() {
 struct Busy {
     memory: Manager,
     next: u32,
+    /// The number of the last batch; the first of all says that nothing is cached.
+    made: u64,
 }
 
 impl Busy {
@@ -296,6 +298,14 @@ impl Busy {
         let mut changes = Vec::new();
         self.memory.take_changes(&mut changes);
         tap.cache_changed(&mut changes);
+        self.made += 1;
+    }
+
+    /// Listens until the last batch has come; `heard` has come already.
+    async fn await_last(&self, listener: &mut Listener, mut heard: u64) {
+        while heard < self.made {
+            heard = number(&listener.next().await);
+        }
     }
 }
 
@@ -304,26 +314,51 @@ async fn a_subscriber_that_never_reads_costs_its_own_news_only() {
     let config = config(&json!({ "hwm": 8, "max_queue_size": 8, "buffer_steps": 8 }));
     let mut tap = publish_kv_events(config).await.unwrap();
     let address = tap.places().events.unwrap();
-    let sizes = Config { block_size: 16, capacity: 1024, prefix_caching: true, secret: 1 };
-    let mut busy = Busy { memory: Manager::new(sizes).unwrap().with_changes(), next: 0 };
-    let deaf = subscriber(address).await;
+    let sizes = Config { block_size: 256, capacity: 64, prefix_caching: true, secret: 1 };
+    let memory = Manager::new(sizes).unwrap().with_changes();
+    let mut busy = Busy { memory, next: 0, made: 0 };
     let mut quick = subscriber(address).await.listen();
-    let (mut last, mut heard) = (0, 0);
-    // The system takes some megabytes for the deaf one before its news have to be dropped.
-    while tap.counts().dropped() == 0 {
+    loop {
         busy.work(&mut tap);
         tokio::select! {
-            message = quick.recv() => {
-                let number = u64::from_be_bytes(message.expect("news")[1].clone().try_into().unwrap());
-                assert!(number > last);
-                (last, heard) = (number, heard + 1);
+            message = quick.next() => {
+                busy.await_last(&mut quick, number(&message)).await;
+                break;
             }
-            () = async { for _ in 0..10 { tokio::task::yield_now().await } } => {}
+            () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
         }
     }
-    assert!(heard > 8, "{heard}");
-    // The last of the past can still be had.
-    let past = replay(tap.places().replay.unwrap(), 0).await;
-    assert!(past.len() <= 8 && past.last().is_some_and(|(number, _)| *number >= last));
-    drop(deaf);
+    let mut deaf = subscriber(address).await;
+    let listening = tokio::spawn(async move {
+        let first = deaf.message().await.expect("news");
+        (deaf, number(&first))
+    });
+    while !listening.is_finished() {
+        busy.work(&mut tap);
+        busy.await_last(&mut quick, 0).await;
+    }
+    let (mut deaf, first) = listening.await.unwrap();
+    // More than the system keeps for one that does not read; whoever reads hears all of it.
+    for _ in 0..600 {
+        busy.work(&mut tap);
+        busy.await_last(&mut quick, 0).await;
+    }
+    let mut heard = 1;
+    loop {
+        let message = deaf.message().await.expect("what is left");
+        heard += 1;
+        if number(&message) == busy.made {
+            break;
+        }
+    }
+    let missed = busy.made - first + 1 - heard;
+    assert!(missed > 0, "all {heard} were kept for it");
+    assert_eq!(tap.counts().dropped(), missed);
+    // The last of the past can be had again.
+    let past = replay(tap.places().replay.expect("an address"), 0).await;
+    assert_eq!((past.len(), past.last().map(|(number, _)| *number)), (8, Some(busy.made)));
+}
+
+fn number(message: &[Vec<u8>]) -> u64 {
+    u64::from_be_bytes(message[1].as_slice().try_into().expect("eight bytes"))
 }

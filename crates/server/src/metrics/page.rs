@@ -89,7 +89,13 @@ impl Metrics {
             "vllm:prompt_tokens_cached_by_source_total",
             "Prompt tokens of finished requests that were cached, by where.",
             "source",
-            &[("device", cached), ("host", 0), ("disk", 0)],
+            &[
+                ("device", cached),
+                ("host", 0),
+                ("p2p", 0),
+                ("disk", 0),
+                ("external_unspecified", 0),
+            ],
         );
         let rejected =
             [("max_num_queued_reqs", count(&self.rejections)), ("max_num_queued_tokens", 0)];

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// A connection after the handshake.
 pub(crate) struct Peer(pub(crate) TcpStream);
@@ -54,17 +55,15 @@ impl Peer {
         }
     }
 
-    /// All messages from now on, read as they come; hangs up at the first that nobody wants.
-    pub(crate) fn listen(mut self) -> mpsc::UnboundedReceiver<Vec<Vec<u8>>> {
+    /// All messages from now on, read as they come.
+    pub(crate) fn listen(mut self) -> Listener {
         let (sender, messages) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        let reading = tokio::spawn(async move {
             while let Some(message) = self.message().await {
-                if sender.send(message).is_err() {
-                    return;
-                }
+                let _ = sender.send(message);
             }
         });
-        messages
+        Listener { messages, reading }
     }
 
     /// The frames of the next message; `None` when the other has hung up.
@@ -77,6 +76,25 @@ impl Peer {
                 return Some(frames);
             }
         }
+    }
+}
+
+/// Reads on its own; hangs up when it is dropped.
+pub(crate) struct Listener {
+    messages: mpsc::UnboundedReceiver<Vec<Vec<u8>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Listener {
+    /// The next message. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Vec<Vec<u8>> {
+        self.messages.recv().await.expect("news")
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.reading.abort();
     }
 }
 
