@@ -42,7 +42,7 @@ mod tls;
 pub use app::router;
 pub use config::{Limits, ModelFacts, ModelTexts, ServerConfig};
 pub use error::ApiError;
-pub use kv_events::{KvEventCounts, KvEventTap, KvEventsConfig, Places, publish_kv_events};
+pub use kv_events::{KvEventCounts, KvEventPlaces, KvEventTap, KvEventsConfig, publish_kv_events};
 pub use serve::{Ending, serve};
 pub use span::{RequestSpan, SpanSink, SpanValue};
 pub use state::App;

@@ -58,12 +58,12 @@ pub struct KvEventTap {
     secret: RandomState,
     queue: mpsc::Sender<Batch>,
     counts: Arc<KvEventCounts>,
-    places: Places,
+    places: KvEventPlaces,
 }
 
 /// Where peers may connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Places {
+pub struct KvEventPlaces {
     /// Subscribers, unless the one subscriber is connected to.
     pub events: Option<SocketAddr>,
     /// Those who ask for what they missed, if they may.
@@ -98,7 +98,7 @@ impl KvEventTap {
 
     /// Where peers may connect.
     #[must_use]
-    pub fn places(&self) -> Places {
+    pub fn places(&self) -> KvEventPlaces {
         self.places
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::config::{Encoding, Endpoint, KvEventsConfig};
 use super::wire::{Kind, Wire};
-use super::{Batch, KvEventCounts, Places, encode};
+use super::{Batch, KvEventCounts, KvEventPlaces, encode};
 
 /// Most connections to each of the two sockets.
 const MOST_PEERS: usize = 64;
@@ -50,7 +50,7 @@ struct Hub {
 pub(super) async fn start(
     config: KvEventsConfig,
     counts: Arc<KvEventCounts>,
-) -> io::Result<(mpsc::Sender<Batch>, Places)> {
+) -> io::Result<(mpsc::Sender<Batch>, KvEventPlaces)> {
     let KvEventsConfig { endpoint, replay, buffer_steps, hwm, max_queue_size, topic, encoding } =
         config;
     let replay = match replay {
@@ -61,7 +61,7 @@ pub(super) async fn start(
     let (news, past) = (broadcast::Sender::new(hwm), Mutex::default());
     let hub = Arc::new(Hub { topic, encoding, news, past, most_past, counts });
     let replay_place = replay.as_ref().map(TcpListener::local_addr).transpose()?;
-    let mut places = Places { events: None, replay: replay_place };
+    let mut places = KvEventPlaces { events: None, replay: replay_place };
     match endpoint {
         Endpoint::Bind(address) => {
             let listener = TcpListener::bind(address).await?;

@@ -17,7 +17,7 @@ use folio_core::params::GenerationDefaults;
 use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{Checks, EngineConfig, EngineThread, Handle, start, start_observed};
 use folio_server::{
-    App, Ending, KvEventTap, KvEventsConfig, ModelFacts, ModelTexts, Places, ServerConfig,
+    App, Ending, KvEventPlaces, KvEventTap, KvEventsConfig, ModelFacts, ModelTexts, ServerConfig,
     publish_kv_events, serve,
 };
 use folio_sim::{CostExecutor, Gate, Sight, TokenRule};
@@ -82,7 +82,7 @@ impl Default for Setup {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Handle,
-    pub(crate) kv_events: Places,
+    pub(crate) kv_events: KvEventPlaces,
     thread: EngineThread,
     signals: mpsc::Sender<()>,
     serving: JoinHandle<Ending>,
@@ -116,7 +116,7 @@ impl Server {
             memory = memory.with_changes();
             setup.config.kv_events = Some(tap.counts());
         }
-        let kv_events = tap.as_ref().map_or_else(Places::default, KvEventTap::places);
+        let kv_events = tap.as_ref().map_or_else(KvEventPlaces::default, KvEventTap::places);
         let scheduler = Scheduler::new(limits, memory);
         let mut executor = CostExecutor::new(setup.blocks, BLOCK_SIZE, TokenRule::new(VOCAB));
         executor = executor.with_chooser(move |sight| speak(sight, setup.poison));
