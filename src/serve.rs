@@ -43,14 +43,14 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     })?;
     let address = listener.local_addr()?;
     let tls = args.operations.tls()?;
-    let settings = Settings::new(&args.model, args.max_num_queued_reqs)?;
-    let kv_events = args.operations.kv_events(settings.prefix_caching)?;
-    let (running, kv_events) = start(&settings, &runtime, kv_events)?;
-    let tools = args.tool_call_parser.format(running.template.as_ref());
-    let reasoning = args.reasoning_parser.is_some();
+    let kv_events = args.operations.kv_events(!args.model.no_enable_prefix_caching)?;
     #[cfg(feature = "otlp")]
     let (spans, exporter) =
         args.operations.otlp_traces_endpoint.as_deref().map(spans::start).transpose()?.unzip();
+    let settings = Settings::new(&args.model, args.max_num_queued_reqs)?;
+    let (running, kv_events) = start(&settings, &runtime, kv_events)?;
+    let tools = args.tool_call_parser.format(running.template.as_ref());
+    let reasoning = args.reasoning_parser.is_some();
     let config = config(args, keys, &settings, &running);
     let config = ServerConfig { kv_events, tls: tls.clone(), ..config };
     #[cfg(feature = "otlp")]

@@ -1,4 +1,5 @@
 //! KV events as a router hears them, over TCP.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 
