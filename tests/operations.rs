@@ -67,7 +67,8 @@ fn kv_events_are_told_where_that_is_asked_for() {
     let config = json!({ "enable_kv_cache_events": true, "endpoint": format!("tcp://{nobody}") })
         .to_string();
     let server = Server::start(&["--kv-events-config", &config]);
-    let prompt = "Once upon a time there was a server that told everybody what it had in its cache";
+    // Some blocks long.
+    let prompt = "Once upon a time there was a server that told what it had. ".repeat(8);
     let body = json!({ "prompt": prompt, "max_tokens": 1 });
     assert_eq!(server.post("/v1/completions", &body).0, 200);
     assert!(server.metric("folio:kv_event_batches_total") >= 2.0);
