@@ -12,6 +12,7 @@ use folio_model::block_size::Lengths;
 use folio_text::{ChatTemplate, ToolFormat};
 
 use crate::limits::HttpArgs;
+use crate::operations::OperationsArgs;
 
 use crate::bench::args::BenchArgs;
 use crate::convert::ConvertArgs;
@@ -183,6 +184,9 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) http: HttpArgs,
+
+    #[command(flatten)]
+    pub(crate) operations: OperationsArgs,
 }
 
 /// The values of `--tool-call-parser`, as vLLM names them.

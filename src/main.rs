@@ -10,12 +10,15 @@ mod convert;
 mod hub;
 mod limits;
 mod machine;
+mod operations;
 mod pins;
 mod plan;
 mod serve;
 mod settings;
 mod shapes;
 mod simulate;
+#[cfg(feature = "otlp")]
+mod spans;
 mod startup;
 mod tables;
 mod terminal;

@@ -2,17 +2,23 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use folio_server::{App, Ending, ModelFacts, ModelTexts, ServerConfig};
+use folio_server::{
+    App, Ending, KvEventCounts, KvEventsConfig, ModelFacts, ModelTexts, ServerConfig, Tls,
+};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::ServeArgs;
 use crate::limits::SchedulingPolicy;
 use crate::settings::Settings;
+#[cfg(feature = "otlp")]
+use crate::spans;
 use crate::startup::{self, Running};
 
 /// HTTP needs little; the other cores compute.
@@ -36,11 +42,19 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         format!("cannot listen on {address}; choose another --port, or --port 0 for any free one")
     })?;
     let address = listener.local_addr()?;
+    let tls = args.operations.tls()?;
+    let kv_events = args.operations.kv_events(!args.model.no_enable_prefix_caching)?;
+    #[cfg(feature = "otlp")]
+    let (spans, exporter) =
+        args.operations.otlp_traces_endpoint.as_deref().map(spans::start).transpose()?.unzip();
     let settings = Settings::new(&args.model, args.max_num_queued_reqs)?;
-    let running = startup::start(&settings, true)?;
+    let (running, kv_events) = start(&settings, &runtime, kv_events)?;
     let tools = args.tool_call_parser.format(running.template.as_ref());
     let reasoning = args.reasoning_parser.is_some();
     let config = config(args, keys, &settings, &running);
+    let config = ServerConfig { kv_events, tls: tls.clone(), ..config };
+    #[cfg(feature = "otlp")]
+    let config = ServerConfig { spans, ..config };
     let texts = ModelTexts {
         tokenizer: running.tokenizer,
         template: running.template,
@@ -54,10 +68,17 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     let app = App::new(config, running.engine, texts);
     let (sender, shutdown) = mpsc::channel(1);
     runtime.spawn(signals.forward(sender));
+    if let Some(tls) = tls {
+        runtime.spawn(renew(tls));
+    }
     runtime.spawn_blocking(report_gpus);
     let ending = runtime.block_on(folio_server::serve(listener, app, shutdown));
     // Whatever still holds a handle to the engine goes with the runtime.
     runtime.shutdown_background();
+    #[cfg(feature = "otlp")]
+    if let Some(exporter) = exporter {
+        exporter.finish();
+    }
     running.thread.join().context("the engine ended by itself")?;
     match ending {
         Ending::Drained => Ok(()),
@@ -65,6 +86,34 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
             bail!(
                 "requests that were running have been cut off: told to stop twice, or --shutdown-timeout was over"
             )
+        }
+    }
+}
+
+/// Starts the engine, and what tells others of its prefix cache, if anybody wants to know.
+fn start(
+    settings: &Settings,
+    runtime: &Runtime,
+    kv_events: Option<KvEventsConfig>,
+) -> Result<(Running, Option<Arc<KvEventCounts>>)> {
+    let Some(config) = kv_events else { return Ok((startup::start(settings, true)?, None)) };
+    if let Some(address) = config.open_to_all() {
+        tracing::warn!(%address, "anybody who can reach this address hears the tokens of every prompt");
+    }
+    let tap = runtime
+        .block_on(folio_server::publish_kv_events(config))
+        .context("--kv-events-config: cannot listen there; choose other ports")?;
+    let counts = tap.counts();
+    Ok((startup::start_observed(settings, true, None, tap)?, Some(counts)))
+}
+
+/// Reads keys and certificates again whenever SIGHUP asks for it.
+async fn renew(tls: Tls) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("the certificate has been read again"),
+            Err(error) => tracing::error!(error, "the certificate stays as it was"),
         }
     }
 }
@@ -101,6 +150,7 @@ fn config(
         seed: Some(settings.seed),
         model,
         limits: args.http.limits(args.max_n),
+        ..ServerConfig::default()
     }
 }
 
@@ -109,9 +159,10 @@ fn config(
 fn greet(address: SocketAddr, config: &ServerConfig) {
     let name = &config.served_names[0];
     let key = if config.api_keys.is_empty() { "" } else { " -H 'Authorization: Bearer KEY'" };
-    println!("serving {name} on http://{address}");
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    println!("serving {name} on {scheme}://{address}");
     println!(
-        "try: curl http://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n  \
+        "try: curl {scheme}://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n  \
          -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Tell me a story about a cat\"}}]}}'"
     );
     if !address.ip().is_loopback() && config.api_keys.is_empty() {

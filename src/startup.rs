@@ -74,7 +74,7 @@ pub(crate) fn start_observed(
     }
     let options = LoadOptions { isa: settings.isa, swap, profile };
     let executor = load(&checkpoint, &plan, options)?;
-    let scheduler = scheduler(&checkpoint, &plan, settings)?;
+    let scheduler = scheduler(&checkpoint, &plan, settings, observer.wants_changes())?;
     let config = EngineConfig::default();
     let (engine, thread) = folio_engine::start_observed(scheduler, executor, config, observer)
         .context("cannot start the engine's thread")?;
@@ -156,13 +156,17 @@ fn scheduler(
     checkpoint: &Checkpoint,
     plan: &MemoryPlan,
     settings: &Settings,
+    with_changes: bool,
 ) -> Result<Scheduler<Manager>> {
-    let memory = Manager::new(Config {
+    let mut memory = Manager::new(Config {
         block_size: number(plan.block_size)?,
         capacity: number(plan.blocks)?,
         prefix_caching: settings.prefix_caching,
         secret: RandomState::new().hash_one("prefix cache"),
     })?;
+    if with_changes {
+        memory = memory.with_changes();
+    }
     let limits = Limits {
         max_model_len: number(plan.max_model_len)?,
         max_num_seqs: number(plan.max_num_seqs)?,

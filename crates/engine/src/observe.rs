@@ -1,7 +1,9 @@
 //! Watching the loop from inside: where a step's time goes between the engine's own parts.
 //!
-//! The engine is generic over its observer. That of a server is `()`, whose methods are empty, so nothing of this is left
+//! The engine is generic over its observer. That of a server is usually `()`, whose methods are empty, so nothing of this is left
 //! in its loop.
+
+use folio_core::kv::Change;
 
 /// The parts of a step, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,13 @@ pub trait Observer: Send + 'static {
     fn began(&mut self);
     /// A part of the step has ended, and the next one begins.
     fn ended(&mut self, part: Part);
+    /// Whether it wants to be told of changes of the prefix cache. Then the memory must be one that remembers them.
+    fn wants_changes(&self) -> bool {
+        false
+    }
+    /// What the step has changed in the prefix cache, if the memory was made to tell; never called for nothing. Whatever is
+    /// left in the list is forgotten.
+    fn cache_changed(&mut self, _changes: &mut Vec<Change>) {}
     /// The step has ended; its plan had so many tokens in so many rows. Not called where there was nothing to plan.
     fn finished(&mut self, tokens: usize, rows: usize);
 }

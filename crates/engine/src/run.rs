@@ -12,7 +12,7 @@ use std::time::Instant;
 use folio_core::event::{Event, EventKind};
 use folio_core::exec::{ExecError, Executor, StepOutput};
 use folio_core::ids::Tick;
-use folio_core::kv::KvMemory;
+use folio_core::kv::{Change, KvMemory};
 use folio_core::plan::StepPlan;
 use folio_core::schedule::Scheduler;
 
@@ -57,6 +57,7 @@ pub(crate) struct Engine<M: KvMemory, O: Observer> {
     plan: StepPlan,
     out: StepOutput,
     events: Vec<Event>,
+    changes: Vec<Change>,
     messages: Vec<Message>,
 }
 
@@ -83,6 +84,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
             plan: StepPlan::default(),
             out: StepOutput::default(),
             events: Vec::new(),
+            changes: Vec::new(),
             messages: Vec::new(),
         };
         engine.shared.publish(&Snapshot { stats: engine.scheduler.stats(), ..Snapshot::default() });
@@ -255,6 +257,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
                 self.scheduler.fail(&self.plan, &mut self.events);
             }
         }
+        self.tell_changes();
         self.observer.ended(Part::Commit);
         self.numbers.record_step(self.plan.tokens.len(), took, failed);
         self.forget_masks();
@@ -273,6 +276,14 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
                 Err(EngineError::FailedSteps { count: self.failed_in_a_row, last })
             }
             _ => Ok(()),
+        }
+    }
+
+    fn tell_changes(&mut self) {
+        self.scheduler.take_changes(&mut self.changes);
+        if !self.changes.is_empty() {
+            self.observer.cache_changed(&mut self.changes);
+            self.changes.clear();
         }
     }
 

@@ -11,18 +11,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::admin::{health, info, kv, models, tokenize};
 use crate::auth::require_key;
-use crate::chat::chat;
-use crate::completions::complete;
+use crate::endpoints::{generating, telling};
 use crate::error::{ApiError, quote};
-use crate::messages;
+use crate::openapi::Endpoint;
 use crate::orca::tell_load;
-use crate::responses;
 use crate::state::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,28 +28,9 @@ const LONGEST_REQUEST_ID: usize = 128;
 
 /// All endpoints.
 pub fn router(app: App) -> Router {
-    let generating = Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/completions", post(complete))
-        .route("/v1/responses", post(responses::respond))
-        .route("/v1/messages", post(messages::create))
-        .route_layer(from_fn_with_state(app.clone(), tell_load));
-    let router = Router::new()
+    let generating = routes(generating()).route_layer(from_fn_with_state(app.clone(), tell_load));
+    let router = routes(telling())
         .merge(generating)
-        .route("/v1/messages/count_tokens", post(messages::count))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*name}", get(models::one))
-        .route("/tokenize", post(tokenize::tokenize))
-        .route("/detokenize", post(tokenize::detokenize))
-        .route("/health", get(health::health))
-        .route("/ping", get(health::health).post(health::health))
-        .route("/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .route("/version", get(health::version))
-        .route("/load", get(info::load))
-        .route("/server_info", get(info::server_info))
-        .route("/get_model_info", get(info::model_info))
-        .route("/debug/kv", get(kv::kv))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), require_key))
@@ -64,6 +41,11 @@ pub fn router(app: App) -> Router {
         None => router,
     }
     .with_state(app)
+}
+
+fn routes(endpoints: impl IntoIterator<Item = Endpoint>) -> Router<App> {
+    let add = |router: Router<App>, it: Endpoint| router.route(it.path, it.handler);
+    endpoints.into_iter().fold(Router::new(), add)
 }
 
 /// Lets web pages of these origins use the server. Outside of the guard: browsers ask beforehand, without a key.
@@ -138,6 +120,7 @@ async fn identify(State(app): State<App>, mut request: Request, next: Next) -> R
 mod tests {
     use super::*;
     use axum::body::{Body, to_bytes};
+    use axum::routing::get;
     use tower::ServiceExt;
 
     #[tokio::test]

@@ -3,11 +3,16 @@
 //! Every limit that protects the process from a request stands here, with the default that is used when nobody asks
 //! for another. The documentation of a limit says what the client is told when it is crossed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use folio_core::ids::Token;
 use folio_core::params::GenerationDefaults;
 use folio_text::{ChatTemplate, Tokenizer, ToolFormat};
+
+use crate::kv_events::KvEventCounts;
+use crate::span::SpanSink;
+use crate::tls::Tls;
 
 /// Everything [`crate::App::new`] needs besides the engine and the texts.
 #[derive(Clone, Debug)]
@@ -25,6 +30,12 @@ pub struct ServerConfig {
     pub seed: Option<u64>,
     /// Bounds on requests and connections.
     pub limits: Limits,
+    /// What became of KV events, where they are published.
+    pub kv_events: Option<Arc<KvEventCounts>>,
+    /// Who wants to know of each request when it is over.
+    pub spans: Option<SpanSink>,
+    /// Who we are, where connections are encrypted.
+    pub tls: Option<Tls>,
     /// What clients may learn about the model.
     pub model: ModelFacts,
 }
@@ -38,6 +49,9 @@ impl Default for ServerConfig {
             priorities: false,
             seed: None,
             limits: Limits::default(),
+            kv_events: None,
+            spans: None,
+            tls: None,
             model: ModelFacts::default(),
         }
     }

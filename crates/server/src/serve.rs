@@ -13,6 +13,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,8 +21,10 @@ use tokio::time::Instant;
 
 use crate::app::router;
 use crate::config::Limits;
+use crate::error::ApiError;
 use crate::io::Guarded;
 use crate::state::App;
+use crate::tls::Tls;
 
 /// After the last answer has been handed over, connections have this long to take it.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
@@ -75,7 +78,7 @@ pub async fn serve(listener: TcpListener, app: App, mut shutdown: mpsc::Receiver
             accepted = accept(&listener, &places) => match accepted {
                 Ok((stream, place)) => {
                     let stop = finish.subscribe();
-                    connections.spawn(connection(stream, router.clone(), limits, stop, place));
+                    connections.spawn(connection(stream, router.clone(), app.clone(), stop, place));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -126,13 +129,65 @@ async fn accept(
 async fn connection(
     stream: TcpStream,
     router: Router,
-    limits: Limits,
-    mut stop: watch::Receiver<bool>,
+    app: App,
+    stop: watch::Receiver<bool>,
     place: OwnedSemaphorePermit,
 ) {
     // Tokens are sent one by one; waiting to fill packets would only delay them.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Guarded::new(stream, limits.write_time));
+    let limits = app.served.limits;
+    let ended = match &app.served.tls {
+        None => http(Guarded::new(stream, limits.write_time), router, limits, stop).await,
+        Some(tls) => {
+            let opened = tokio::time::timeout(limits.head_time, open(stream, tls, limits)).await;
+            match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => http(stream, router, limits, stop).await,
+                Err(error) => Err(error.into()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // A client that goes away in the middle is ordinary.
+        tracing::debug!(%error, "a connection ended early");
+    }
+    drop(place);
+}
+
+/// Shakes hands. Who speaks plainly is told so, plainly.
+async fn open(
+    mut stream: TcpStream,
+    tls: &Tls,
+    limits: Limits,
+) -> io::Result<impl AsyncRead + AsyncWrite + Unpin> {
+    /// The first byte of every TLS handshake.
+    const HANDSHAKE: u8 = 0x16;
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first[0].is_ascii_uppercase() {
+        let body = ApiError::bad_request("this server speaks HTTPS; use https://").to_json();
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        );
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        return Err(io::Error::other("the client does not speak TLS"));
+    }
+    if first[0] != HANDSHAKE {
+        return Err(io::Error::other("the client speaks neither TLS nor HTTP"));
+    }
+    tls.accept(Guarded::new(stream, limits.write_time)).await
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves requests until the client goes or the server stops.
+async fn http<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    router: Router,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), BoxError> {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -140,7 +195,7 @@ async fn connection(
         .max_headers(limits.headers)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes.max(8 << 10));
-    let serving = builder.serve_connection(io, TowerToHyperService::new(router));
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => Some(ended),
@@ -153,9 +208,5 @@ async fn connection(
             serving.await
         }
     };
-    if let Err(error) = ended {
-        // A client that goes away in the middle is ordinary.
-        tracing::debug!(%error, "a connection ended early");
-    }
-    drop(place);
+    Ok(ended?)
 }

@@ -17,6 +17,8 @@ use crate::error::{ApiError, quote};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::request::body::BodyBudget;
+use crate::span::SpanSink;
+use crate::tls::Tls;
 
 /// A server's state. Clones are the same server.
 #[derive(Clone, Debug)]
@@ -45,9 +47,10 @@ impl App {
     #[must_use]
     pub fn new(config: ServerConfig, engine: Handle, texts: ModelTexts) -> Self {
         let keys = Keys::new(config.api_keys.clone());
+        let kv_events = config.kv_events.clone();
         let served = Served::new(config, texts, &engine);
         Self {
-            metrics: Arc::new(Metrics::new(served.name(), served.max_model_len)),
+            metrics: Arc::new(Metrics::new(served.name(), served.max_model_len, kv_events)),
             pace: Arc::new(Pace::default()),
             bodies: BodyBudget::new(&served.limits),
             text_threads: Arc::new(Semaphore::new(served.limits.text_threads.max(1))),
@@ -169,6 +172,8 @@ pub(crate) struct Served {
     /// Whether requests may say how urgent they are.
     pub(crate) priorities: bool,
     pub(crate) limits: Limits,
+    pub(crate) spans: Option<SpanSink>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) model: ModelFacts,
     pub(crate) texts: ModelTexts,
     pub(crate) param_limits: ParamLimits,
@@ -186,6 +191,9 @@ impl Served {
             priorities,
             seed,
             limits,
+            kv_events: _,
+            spans,
+            tls,
             model,
         } = config;
         if names.is_empty() {
@@ -209,6 +217,8 @@ impl Served {
             origins,
             priorities,
             limits,
+            spans,
+            tls,
             model,
             texts,
             param_limits,

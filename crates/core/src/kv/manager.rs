@@ -30,7 +30,7 @@ use super::pool::{Label, Pool, Taken};
 use super::prefix::PrefixIndex;
 use super::swap::{self, SwapSpace};
 use super::{
-    BadConfig, BlockTable, Claim, Computed, Config, KvMemory, KvStats, MAX_BLOCK_SIZE,
+    BadConfig, BlockTable, Change, Claim, Computed, Config, KvMemory, KvStats, MAX_BLOCK_SIZE,
     MAX_CAPACITY, Short, SwappedTable, check, most_paged_blocks,
 };
 use crate::ids::{BlockId, Token};
@@ -114,6 +114,8 @@ pub struct Manager {
     copies: u64,
     partial_hits: u64,
     pub(super) swap: SwapSpace,
+    /// What nobody has taken yet; absent when nobody is going to.
+    pub(super) changes: Option<Vec<Change>>,
     pub(super) swapped_out: u64,
     pub(super) swapped_in: u64,
     pub(super) swap_reused: u64,
@@ -144,6 +146,7 @@ impl Manager {
             copies: 0,
             partial_hits: 0,
             swap: SwapSpace::default(),
+            changes: None,
             swapped_out: 0,
             swapped_in: 0,
             swap_reused: 0,
@@ -170,7 +173,10 @@ impl Manager {
     pub(super) fn take(&mut self) -> BlockId {
         let Taken { block, evicted } = self.pool.take().expect("the free blocks were counted");
         match evicted {
-            Label::Ready(hash) => self.prefix.forget(hash),
+            Label::Ready(hash) => {
+                self.prefix.forget(hash);
+                self.tell_removed(hash);
+            }
             Label::Partial(_) => {}
             Label::Blank | Label::Promised(_) => return block,
         }
@@ -320,27 +326,28 @@ impl KvMemory for Manager {
             table.blocks[done..].iter().zip(unpublished.chunks_exact(block_size))
         {
             debug_assert!(chain.blocks >= table.awaited, "{block} was promised by another table");
-            let parent = chain.hash;
+            let past = chain;
             // Whatever was promised has been hashed already.
             chain = match table.ahead.pop_front() {
                 Some(hash) => Chain { blocks: chain.blocks + 1, hash },
                 None => hasher.extend(chain, tokens),
             };
-            match (self.pool.label(block), self.prefix.get(chain.hash)) {
-                (Label::Promised(_), _) => {
-                    self.pool.set(block, Label::Ready(chain.hash));
-                    self.kin.adopt(parent, block);
-                }
-                (Label::Blank, None) => {
-                    self.pool.set(block, Label::Ready(chain.hash));
+            match self.pool.label(block) {
+                Label::Promised(_) => {}
+                Label::Blank if self.prefix.get(chain.hash).is_none() => {
                     self.prefix.insert(chain.hash, block);
-                    self.kin.adopt(parent, block);
                 }
                 // Another sequence has computed the same, or is about to: the first is kept.
-                (Label::Blank | Label::Partial(_), _) => {}
+                Label::Blank | Label::Partial(_) => continue,
                 // A fork has published the block.
-                (Label::Ready(own), _) => debug_assert!(own == chain.hash, "{block} changed"),
+                Label::Ready(own) => {
+                    debug_assert!(own == chain.hash, "{block} changed");
+                    continue;
+                }
             }
+            self.pool.set(block, Label::Ready(chain.hash));
+            self.kin.adopt(past.hash, block);
+            self.tell_stored(table, past, chain.hash, tokens);
         }
         table.chain = Some(chain);
     }
@@ -376,6 +383,12 @@ impl KvMemory for Manager {
 
     fn pin(&mut self, table: BlockTable) {
         self.pin_published(table);
+    }
+
+    fn take_changes(&mut self, into: &mut Vec<Change>) {
+        if let Some(changes) = &mut self.changes {
+            into.append(changes);
+        }
     }
 
     fn stats(&self) -> KvStats {

@@ -13,12 +13,14 @@
 //! | `kin` | the blocks that continue one past, and their tokens |
 //! | `pin` | prefixes that are kept for good |
 //! | `table` | the blocks of one sequence, a linear type |
+//! | `change` | what has become findable and what is lost, for those who ask |
 //! | `swap` | blocks outside the device, with another linear type |
 //! | `manager` | the paper's verbs over all of these |
 //! | `check` | every invariant, against all tables that exist |
 
 use std::fmt;
 
+mod change;
 mod check;
 mod config;
 mod hash;
@@ -32,6 +34,7 @@ mod promise;
 mod swap;
 mod table;
 
+pub use change::{BlockName, Change};
 pub use config::{BadConfig, Config};
 pub use manager::Manager;
 pub use swap::SwappedTable;
@@ -260,6 +263,10 @@ pub trait KvMemory {
     fn pin(&mut self, table: BlockTable) {
         self.free(table);
     }
+
+    /// Appends what has become findable and what was lost since the last call, in that order of time. Nothing, unless the
+    /// memory was made to remember it.
+    fn take_changes(&mut self, _into: &mut Vec<Change>) {}
 
     /// How the memory is used.
     fn stats(&self) -> KvStats {

@@ -47,7 +47,7 @@ use self::queue::Queue;
 use self::submit::Lengths;
 use crate::group::{Group, Origin, Phase};
 use crate::ids::{GroupId, SeqId, Tick};
-use crate::kv::KvMemory;
+use crate::kv::{Change, KvMemory};
 use crate::plan::StepPlan;
 use crate::sequence::Sequence;
 use crate::stats::{Load, Stats, Totals};
@@ -199,6 +199,11 @@ impl<M: KvMemory> Scheduler<M> {
     #[must_use]
     pub fn memory(&self) -> &M {
         &self.memory
+    }
+
+    /// See [`KvMemory::take_changes`].
+    pub fn take_changes(&mut self, into: &mut Vec<Change>) {
+        self.memory.take_changes(into);
     }
 
     /// Numbers on everything.

@@ -14,7 +14,6 @@ use axum::response::Response;
 use folio_core::schedule::Job;
 
 use crate::admin::json;
-use crate::app::request_id;
 use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
@@ -68,7 +67,7 @@ pub(crate) async fn complete(
     let orders = read.iter().map(order).collect();
     let rendering = Rendering::new(&app.served, &common);
     let heading = Heading::new("cmpl", common.model, &app.served);
-    let report = Report::new(heading.id.clone(), request_id(&parts), "completions", arrival);
+    let report = Report::new(heading.id.clone(), &parts, "completions", arrival);
     let fields = FieldNames { prompt: "prompt", max_tokens: "max_tokens" };
     let setting = Setting { ticket, rendering: rendering.clone(), fields, report, constraint };
     let run = Run::start(&app, orders, setting)?;

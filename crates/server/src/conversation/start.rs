@@ -7,7 +7,6 @@ use folio_core::schedule::Job;
 
 use super::tools::Answering;
 use super::{Spoken, tokens_of};
-use crate::app::request_id;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
@@ -93,7 +92,7 @@ pub(crate) async fn start(
         common.params.max_tokens = recommended_length(&app.served, &common, prompt.len());
     }
     let heading = Heading::new(names.id, common.model, &app.served);
-    let report = Report::new(heading.id.clone(), request_id(&parts), names.endpoint, arrival);
+    let report = Report::new(heading.id.clone(), &parts, names.endpoint, arrival);
     let fields = names.fields;
     let setting = Setting { ticket, rendering: rendering.clone(), fields, report, constraint };
     let job = Job::new(prompt, common.params, common.salt);

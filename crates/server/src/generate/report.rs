@@ -1,11 +1,16 @@
-//! The one line that is logged for each request when it is over. It tells numbers and names, never what was said.
+//! The one line that is logged for each request when it is over, and the span, where spans are wanted. They tell numbers and names, never what was said.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use folio_core::params::Decoding;
+use axum::http::request::Parts;
+use folio_core::params::{Decoding, Params};
+use folio_engine::Timing;
 
 use super::choice::Finish;
 use super::run::Lane;
+use crate::app::request_id;
+use crate::span::{Parent, RequestSpan, SpanValue};
+use crate::state::Served;
 
 /// How a prompt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,18 +47,34 @@ pub(crate) struct Report {
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     finish: Option<&'static str>,
+    parent: Option<Parent>,
+    asked: Option<Asked>,
+    phases: Phases,
+}
+
+/// What the caller wanted of its first prompt.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    n: u32,
+    max_tokens: Option<u32>,
+    temperature: f64,
+    top_p: f64,
+}
+
+/// The engine's times, over all prompts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Phases {
+    submitted: Option<Instant>,
+    admitted: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
 }
 
 impl Report {
-    pub(crate) fn new(
-        id: String,
-        request_id: String,
-        endpoint: &'static str,
-        arrival: Instant,
-    ) -> Self {
+    pub(crate) fn new(id: String, parts: &Parts, endpoint: &'static str, arrival: Instant) -> Self {
         Self {
             id,
-            request_id,
+            request_id: request_id(parts),
             endpoint,
             arrival,
             prompts: 0,
@@ -68,7 +89,21 @@ impl Report {
             first_token: None,
             last_token: None,
             finish: None,
+            parent: Parent::of(parts),
+            asked: None,
+            phases: Phases::default(),
         }
+    }
+
+    /// What the caller wants of a prompt.
+    pub(crate) fn asked(&mut self, params: &Params) {
+        let &Params { n, max_tokens, ref sampling, .. } = params;
+        self.asked.get_or_insert(Asked {
+            n,
+            max_tokens,
+            temperature: sampling.temperature.into(),
+            top_p: sampling.top_p.into(),
+        });
     }
 
     /// Takes in a prompt that is over.
@@ -84,13 +119,11 @@ impl Report {
             Decoding::Sample { best_of } if lane.is_ranked => ("best_of", Some(best_of)),
             Decoding::Sample { .. } => ("sample", None),
         };
+        self.phases.add(&lane.timing);
         for choice in &lane.choices {
             self.generated_tokens += u64::from(choice.generated);
             self.last_token = self.last_token.max(choice.last_token);
-            self.first_token = match (self.first_token, choice.first_token) {
-                (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
-                (ours, theirs) => ours.or(theirs),
-            };
+            self.first_token = earlier(self.first_token, choice.first_token);
             let reason = match outcome {
                 Outcome::Finished => choice.finish().map_or("abort", Finish::reason),
                 Outcome::Aborted => "abort",
@@ -138,5 +171,79 @@ impl Report {
             finish = self.finish.unwrap_or("none"),
             "request"
         );
+    }
+
+    /// Hands the span over, if anybody wants it.
+    pub(crate) fn trace(&self, served: &Served) {
+        let Some(sink) = &served.spans else { return };
+        if self.parent.as_ref().is_some_and(|parent| !parent.sampled) {
+            return;
+        }
+        let end = SystemTime::now();
+        let mut id = served.unique();
+        let trace = self.parent.as_ref().map_or_else(|| served.unique(), |it| it.trace.clone());
+        id.truncate(16);
+        sink.take(RequestSpan {
+            trace,
+            id,
+            parent: self.parent.as_ref().map(|parent| parent.span.clone()),
+            start: end.checked_sub(self.arrival.elapsed()).unwrap_or(end),
+            end,
+            failed: self.finish == Some("error"),
+            attributes: self.attributes(served),
+        });
+    }
+
+    /// Under vLLM's names; `folio.` for what it has no name for.
+    fn attributes(&self, served: &Served) -> Vec<(&'static str, SpanValue)> {
+        use SpanValue::{Count, Number, Text};
+        let Phases { submitted, admitted, first_token, last_token } = self.phases;
+        let asked = self.asked;
+        let between = |from: Option<Instant>, to: Option<Instant>| {
+            Some(Number(to?.saturating_duration_since(from?).as_secs_f64()))
+        };
+        let number = |of: fn(Asked) -> f64| asked.map(|asked| Number(of(asked)));
+        let all = [
+            ("gen_ai.request.id", Some(Text(self.request_id.clone()))),
+            ("gen_ai.response.id", Some(Text(self.id.clone()))),
+            ("gen_ai.response.model", Some(Text(served.name().to_owned()))),
+            ("gen_ai.operation.name", Some(Text(self.endpoint.to_owned()))),
+            ("gen_ai.request.n", asked.map(|asked| Count(asked.n.into()))),
+            (
+                "gen_ai.request.max_tokens",
+                asked.and_then(|asked| asked.max_tokens).map(|most| Count(most.into())),
+            ),
+            ("gen_ai.request.temperature", number(|asked| asked.temperature)),
+            ("gen_ai.request.top_p", number(|asked| asked.top_p)),
+            ("gen_ai.usage.prompt_tokens", Some(Count(self.prompt_tokens))),
+            ("gen_ai.usage.completion_tokens", Some(Count(self.generated_tokens))),
+            ("gen_ai.usage.cached_tokens", Some(Count(self.cached_tokens))),
+            ("gen_ai.response.finish_reasons", self.finish.map(|why| Text(why.to_owned()))),
+            ("gen_ai.latency.time_in_queue", between(submitted, admitted)),
+            ("gen_ai.latency.time_to_first_token", between(Some(self.arrival), first_token)),
+            ("gen_ai.latency.e2e", Some(Number(self.arrival.elapsed().as_secs_f64()))),
+            ("gen_ai.latency.time_in_model_prefill", between(admitted, first_token)),
+            ("gen_ai.latency.time_in_model_decode", between(first_token, last_token)),
+            ("gen_ai.latency.time_in_model_inference", between(admitted, last_token)),
+            ("folio.preemptions", Some(Count(self.preemptions))),
+            ("folio.swaps", Some(Count(self.swaps))),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+}
+
+impl Phases {
+    fn add(&mut self, timing: &Timing) {
+        self.submitted = earlier(self.submitted, Some(timing.arrival));
+        self.admitted = earlier(self.admitted, timing.admitted);
+        self.first_token = earlier(self.first_token, timing.first_token);
+        self.last_token = self.last_token.max(timing.last_token);
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }

@@ -171,7 +171,7 @@ impl Run {
     /// # Errors
     /// The engine's refusal of any of them.
     pub(crate) fn start(app: &App, orders: Vec<Order>, setting: Setting) -> Result<Self, ApiError> {
-        let Setting { ticket, rendering, fields, report, constraint } = setting;
+        let Setting { ticket, rendering, fields, mut report, constraint } = setting;
         let clock = Clock::new(app.served.limits, report.arrival);
         let owner = ticket.owner();
         room_for(orders.len(), app.engine.limits().max_queued, fields)?;
@@ -181,6 +181,7 @@ impl Run {
             let prompt: Vec<u32> = job.prompt.iter().map(|token| token.0).collect();
             job.stop_rule = stop_rule(&rendering, &job.params, &prompt);
             let max_tokens = job.params.max_tokens;
+            report.asked(&job.params);
             let (decoding, is_ranked) = (job.params.decoding, job.params.is_ranked());
             let choices = (0..job.params.n)
                 .map(|_| {
@@ -369,6 +370,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.close_all(Outcome::Aborted);
         self.report.log();
+        self.report.trace(&self.app.served);
     }
 }
 

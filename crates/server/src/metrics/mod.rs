@@ -9,6 +9,7 @@ mod http;
 mod page;
 mod text;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use folio_engine::Snapshot;
 use crate::generate::choice::{Choice, Finish};
 use crate::generate::report::Outcome;
 use crate::generate::run::Lane;
+use crate::kv_events::KvEventCounts;
 use histogram::Histogram;
 use http::HttpCounts;
 
@@ -57,6 +59,7 @@ pub(crate) struct Metrics {
     max_generation_tokens: Histogram,
     computed_prompt_tokens: Histogram,
     http: HttpCounts,
+    kv_events: Option<Arc<KvEventCounts>>,
     /// Requests for which there was no room.
     rejections: AtomicU64,
     /// Prompt tokens of finished requests that were computed.
@@ -84,7 +87,11 @@ struct Finished {
 }
 
 impl Metrics {
-    pub(crate) fn new(model_name: &str, max_model_len: u32) -> Self {
+    pub(crate) fn new(
+        model_name: &str,
+        max_model_len: u32,
+        kv_events: Option<Arc<KvEventCounts>>,
+    ) -> Self {
         Self {
             model_name: model_name.to_owned(),
             finished: Finished::default(),
@@ -104,6 +111,7 @@ impl Metrics {
             max_generation_tokens: Histogram::one_two_five(max_model_len),
             computed_prompt_tokens: Histogram::one_two_five(max_model_len),
             http: HttpCounts::default(),
+            kv_events,
             rejections: AtomicU64::new(0),
             local_compute: AtomicU64::new(0),
             local_cache_hit: AtomicU64::new(0),

@@ -24,6 +24,7 @@ impl Metrics {
         self.sources(&mut page);
         self.requests(&mut page);
         counters(&mut page, engine);
+        self.events(&mut page);
         self.finish_reasons(&mut page);
         step_tokens(&mut page, &engine.step_tokens);
         masks(&mut page, &engine.masks);
@@ -38,6 +39,18 @@ impl Metrics {
             labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
         page.info("vllm:cache_config_info", "Configuration of the KV cache.", &labels);
         page.finish()
+    }
+
+    /// KV events, where they are published.
+    fn events(&self, page: &mut Page) {
+        if let Some(counts) = &self.kv_events {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let help = "Batches of KV events.";
+            page.counter("folio:kv_event_batches_total", help, count(&counts.batches));
+            let help =
+                "Batches of KV events that a subscriber was not sent, since a queue was full.";
+            page.counter("folio:kv_event_batches_dropped_total", help, count(&counts.dropped));
+        }
     }
 
     fn finish_reasons(&self, page: &mut Page) {
@@ -78,7 +91,13 @@ impl Metrics {
             "vllm:prompt_tokens_cached_by_source_total",
             "Prompt tokens of finished requests that were cached, by where.",
             "source",
-            &[("device", cached), ("host", 0), ("disk", 0)],
+            &[
+                ("device", cached),
+                ("host", 0),
+                ("p2p", 0),
+                ("disk", 0),
+                ("external_unspecified", 0),
+            ],
         );
         let rejected =
             [("max_num_queued_reqs", count(&self.rejections)), ("max_num_queued_tokens", 0)];

@@ -30,6 +30,20 @@ macro_rules! fields {
     ($(#[$meta:meta])* $vis:vis struct $group:ident {
         $($(#[$field_meta:meta])* $field:ident $(as $name:literal)?: $type:ty,)*
     }) => {
+        $crate::request::fields::fields! { @undescribed
+            $(#[$meta])* $vis struct $group { $($(#[$field_meta])* $field $(as $name)?: $type,)* }
+        }
+
+        impl $crate::openapi::schema::Members for $group {
+            fn members(into: &mut serde_json::Map<String, serde_json::Value>) {
+                $(let name = $crate::request::fields::name!($field $($name)?);
+                into.insert(name.to_owned(), <$type as $crate::openapi::schema::Schema>::schema());)*
+            }
+        }
+    };
+    (@undescribed $(#[$meta:meta])* $vis:vis struct $group:ident {
+        $($(#[$field_meta:meta])* $field:ident $(as $name:literal)?: $type:ty,)*
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Default)]
         $vis struct $group { $($(#[$field_meta])* pub(crate) $field: Option<$type>,)* }
@@ -66,6 +80,14 @@ macro_rules! name {
 /// Reads an object whose fields are exactly those of the named groups.
 macro_rules! object {
     ($type:ident { $($part:ident: $group:ty),+ $(,)? }) => {
+        impl $crate::openapi::schema::Schema for $type {
+            fn schema() -> serde_json::Value {
+                let mut members = serde_json::Map::new();
+                $(<$group as $crate::openapi::schema::Members>::members(&mut members);)+
+                $crate::openapi::schema::closed(members)
+            }
+        }
+
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Object;

@@ -26,9 +26,17 @@ macro_rules! unserved {
     ($(#[$meta:meta])* $vis:vis struct $group:ident {
         $($field:ident: $neutral:ident, $reason:expr;)*
     }) => {
-        $crate::request::fields::fields! {
+        $crate::request::fields::fields! { @undescribed
             $(#[$meta])*
             $vis struct $group { $($field: $crate::request::fields::Given,)* }
+        }
+
+        impl $crate::openapi::schema::Members for $group {
+            fn members(into: &mut serde_json::Map<String, serde_json::Value>) {
+                use $crate::request::unserved::Neutral;
+                $(let schema = $crate::openapi::schema::neutral(Neutral::$neutral, $reason);
+                into.insert(stringify!($field).to_owned(), schema);)*
+            }
         }
 
         impl $group {

@@ -4,7 +4,7 @@
 mod respond;
 mod stream;
 mod tools;
-mod types;
+pub(crate) mod types;
 mod validate;
 
 use std::time::Instant;

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 pub(crate) mod http;
+pub(crate) mod zmtp;
 
 use std::net::SocketAddr;
 
@@ -14,8 +15,11 @@ use folio_core::ids::Token;
 use folio_core::kv::{Config, Manager};
 use folio_core::params::GenerationDefaults;
 use folio_core::schedule::{Limits, Scheduler};
-use folio_engine::{Checks, EngineConfig, EngineThread, Handle, start};
-use folio_server::{App, Ending, ModelFacts, ModelTexts, ServerConfig, serve};
+use folio_engine::{Checks, EngineConfig, EngineThread, Handle, start, start_observed};
+use folio_server::{
+    App, Ending, KvEventPlaces, KvEventTap, KvEventsConfig, ModelFacts, ModelTexts, ServerConfig,
+    publish_kv_events, serve,
+};
 use folio_sim::{CostExecutor, Gate, Sight, TokenRule};
 use folio_text::{ChatTemplate, SpecialTokens, Tokenizer, ToolFormat};
 use serde_json::{Map, Value, json};
@@ -54,6 +58,7 @@ pub(crate) struct Setup {
     pub(crate) poison: Option<u8>,
     pub(crate) tools: Option<ToolFormat>,
     pub(crate) reasoning: bool,
+    pub(crate) kv_events: Option<KvEventsConfig>,
 }
 
 impl Default for Setup {
@@ -72,6 +77,7 @@ impl Default for Setup {
             poison: None,
             tools: None,
             reasoning: false,
+            kv_events: None,
         }
     }
 }
@@ -80,6 +86,7 @@ impl Default for Setup {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) engine: Handle,
+    pub(crate) kv_events: KvEventPlaces,
     thread: EngineThread,
     signals: mpsc::Sender<()>,
     serving: JoinHandle<Ending>,
@@ -90,7 +97,7 @@ impl Server {
         Self::with(Setup::default()).await
     }
 
-    pub(crate) async fn with(setup: Setup) -> Self {
+    pub(crate) async fn with(mut setup: Setup) -> Self {
         let limits = Limits {
             max_model_len: MAX_MODEL_LEN,
             max_num_seqs: 16,
@@ -104,15 +111,29 @@ impl Server {
             prefix_caching: true,
             secret: 7,
         });
-        let scheduler = Scheduler::new(limits, memory.expect("a sound configuration"));
+        let mut memory = memory.expect("a sound configuration");
+        let tap = match setup.kv_events {
+            Some(config) => Some(publish_kv_events(config).await.expect("free ports")),
+            None => None,
+        };
+        if let Some(tap) = &tap {
+            memory = memory.with_changes();
+            setup.config.kv_events = Some(tap.counts());
+        }
+        let kv_events = tap.as_ref().map_or_else(KvEventPlaces::default, KvEventTap::places);
+        let scheduler = Scheduler::new(limits, memory);
         let mut executor = CostExecutor::new(setup.blocks, BLOCK_SIZE, TokenRule::new(VOCAB));
         executor = executor.with_chooser(move |sight| speak(sight, setup.poison));
         if let Some(gate) = setup.gate {
             executor = executor.with_gate(gate);
         }
         let config = EngineConfig { checks: Checks::EveryStep, ..EngineConfig::default() };
-        let (engine, thread) =
-            start(scheduler, Box::new(executor), config).expect("the engine starts");
+        let executor = Box::new(executor);
+        let (engine, thread) = match tap {
+            Some(tap) => start_observed(scheduler, executor, config, tap),
+            None => start(scheduler, executor, config),
+        }
+        .expect("the engine starts");
         let texts = ModelTexts {
             tokenizer: tokenizer(),
             template: setup.template.then(template),
@@ -125,7 +146,7 @@ impl Server {
         let address = listener.local_addr().expect("its address");
         let (signals, shutdown) = mpsc::channel(2);
         let serving = tokio::spawn(serve(listener, app, shutdown));
-        Self { address, engine, thread, signals, serving }
+        Self { address, engine, kv_events, thread, signals, serving }
     }
 
     /// One signal to shut down.

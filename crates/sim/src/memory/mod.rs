@@ -73,7 +73,7 @@ impl FromStr for Policy {
 #[derive(Debug)]
 pub enum Memory {
     /// Paged.
-    Paged(Manager),
+    Paged(Box<Manager>),
     /// Reserved in one piece.
     Reserved(Reserved),
 }
@@ -96,7 +96,9 @@ impl Memory {
                 .map(|_| Reserved::new(reservation, config.block_size, config.capacity))
         };
         Ok(match policy {
-            Policy::Paged => Self::Paged(Manager::new(config)?.with_swap_space(swap_slots)),
+            Policy::Paged => {
+                Self::Paged(Box::new(Manager::new(config)?.with_swap_space(swap_slots)))
+            }
             Policy::OrcaMax => Self::Reserved(reserved(Reservation::Max(max_model_len))?),
             Policy::OrcaPow2 => Self::Reserved(reserved(Reservation::Pow2(max_model_len))?),
             Policy::OrcaOracle => Self::Reserved(reserved(Reservation::Oracle)?),
