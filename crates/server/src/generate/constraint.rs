@@ -12,6 +12,8 @@ use crate::state::Served;
 #[derive(Debug)]
 pub(crate) struct Follow {
     matcher: Matcher,
+    /// The field that asked for it.
+    field: &'static str,
     /// The token that ends the thinking; until it comes, everything is allowed.
     after: Option<u32>,
 }
@@ -28,12 +30,17 @@ impl Follow {
     ) -> Result<Self, ApiError> {
         let matcher = served.grammars.matcher(&wanted.grammar);
         let matcher = matcher.map_err(|error| ApiError::field(wanted.field, error.to_string()))?;
-        Ok(Self { matcher, after })
+        Ok(Self { matcher, field: wanted.field, after })
     }
 
     /// The same for another prompt or choice.
     pub(crate) fn again(&self) -> Self {
-        Self { matcher: self.matcher.fork(), after: self.after }
+        Self { matcher: self.matcher.fork(), field: self.field, after: self.after }
+    }
+
+    /// The field that asked for it.
+    pub(crate) fn field(&self) -> &'static str {
+        self.field
     }
 }
 
