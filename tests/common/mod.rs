@@ -1,4 +1,5 @@
-//! The binary as a user has it: started as a process, spoken to over HTTP, stopped with a signal.
+//! The binary as a user has it: started as a process, spoken to over HTTP, stopped with a signal. `FOLIO_BINARY` names
+//! another one than the tests were built with.
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 use std::io::{BufRead, BufReader, Read};
@@ -30,7 +31,8 @@ impl Server {
     }
 
     fn start_with(flags: &[&str], variables: &[(&str, &str)], log: Stdio) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
+        let built = env!("CARGO_BIN_EXE_folio").into();
+        let mut process = Command::new(std::env::var_os("FOLIO_BINARY").unwrap_or(built))
             .args(["serve", "--port", "0"])
             .args(flags)
             .envs(variables.iter().copied())
@@ -74,7 +76,8 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
     }
 
-    fn send(&self, path: &str, body: &str) -> ureq::http::Response<ureq::Body> {
+    /// Sends a request; the answer's body is still to be read.
+    pub(crate) fn send(&self, path: &str, body: &str) -> ureq::http::Response<ureq::Body> {
         self.agent
             .post(format!("{}{path}", self.url))
             .header("content-type", "application/json")
@@ -115,6 +118,14 @@ impl Server {
             std::thread::yield_now();
         }
         assert_eq!(self.metric("vllm:kv_cache_usage_perc"), 0.0, "blocks leaked");
+    }
+
+    /// Memory of the process that is in use.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let file = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(file).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
     /// Sends the signal `TERM`, `INT`, ….

@@ -8,6 +8,7 @@ mod evaluate;
 mod fuzz;
 mod metadata;
 mod peers;
+mod soak;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -23,6 +24,7 @@ usage: cargo xtask <chore>
   deny         dependency bans and licences (deny.toml)
   clients      the official OpenAI client against the built binary (installs it into target/venv)
   fuzz [S]     random traces against the scheduler, for so many seconds
+  soak [N]     N requests (10000) of 200 rude clients against the release binary
   evaluate     simulate the paper's evaluation and write docs/evaluation.md
   bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them
 ";
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             peers::run(&root(), std::env::args().skip(3))
         }
         Some("fuzz") => fuzz::run(&root(), std::env::args().nth(2).as_deref()),
+        Some("soak") => soak::run(&root(), std::env::args().nth(2).as_deref()),
         Some("evaluate") => evaluate::run(&root()),
         _ => {
             eprint!("{USAGE}");

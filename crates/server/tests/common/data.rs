@@ -1,5 +1,7 @@
 //! Cases that stand in files: `tests/hostile/*.jsonl`.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::path::Path;
 
 use serde_json::Value;
