@@ -23,7 +23,7 @@ usage: cargo xtask <chore>
   check        formatting, lints, house rules, dependencies: the quick part
   deny         dependency bans and licences (deny.toml)
   clients      the official OpenAI client against the built binary (installs it into target/venv)
-  fuzz [S]     random traces against the scheduler, for so many seconds
+  fuzz [S]     damaged inputs for each parser, then random traces for the scheduler, so many seconds each
   soak [N]     N requests (10000) of 200 rude clients against the release binary
   evaluate     simulate the paper's evaluation and write docs/evaluation.md
   bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them

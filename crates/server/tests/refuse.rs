@@ -40,12 +40,13 @@ async fn neutral_values_of_fields_that_are_not_served_are_accepted() {
         "best_of": 1, "use_beam_search": false, "length_penalty": 1.0, "early_stopping": false, "min_tokens": 0, "bad_words": [],
         "response_format": {"type": "text"}, "guided_json": null, "priority": 0, "logits_processors": null,
         "spaces_between_special_tokens": true, "n": 1.0, "temperature": -0.0, "top_k": -1, "stop": null,
-        "logit_bias": {}, "stop_token_ids": [], "seed": i64::MIN, "stream_options": null, "stream": false,
+        "no_stop_trim": false, "return_hidden_states": false, "logit_bias": {}, "stop_token_ids": [], "seed": i64::MIN, "stream_options": null, "stream": false,
     });
     let chat = json!({
         "messages": [{"role": "user", "content": "[ok]"}], "tools": [], "tool_choice": "none", "functions": null,
         "modalities": ["text"], "logprobs": false, "top_logprobs": 0, "max_tokens": 9, "max_completion_tokens": 9,
         "chat_template_kwargs": {}, "parallel_tool_calls": true,
+        "separate_reasoning": true, "stream_reasoning": true, "include_reasoning": true,
     });
     let completion = json!({"prompt": "[ok]>", "suffix": "", "echo": false, "logprobs": null});
     for (path, body) in [(CHAT, chat), (COMPLETE, completion)] {

@@ -54,6 +54,7 @@ fields! {
 
 const TOOLS: &str = "it has become `tools` and `tool_choice`";
 const ONLY_TEXT: &str = "only text is served";
+const REASONING: &str = "reasoning is told apart, as it comes";
 const TEMPLATE: &str = "the model's own chat template is used, with its own settings";
 
 unserved! {
@@ -64,6 +65,9 @@ unserved! {
         audio: Null, ONLY_TEXT;
         prediction: Null, "predicted output is not used";
         reasoning_effort: Word, "reasoning is not steered";
+        separate_reasoning: True, REASONING;
+        stream_reasoning: True, REASONING;
+        include_reasoning: True, REASONING;
         verbosity: Null, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
         chat_template: Null, TEMPLATE;
