@@ -12,6 +12,9 @@ import openai
 import pytest
 from conftest import Between, free_port
 
+# Nothing beyond this machine is asked.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
 SCHEMA = {
     "title": "answer",
     "description": "an answer",

@@ -3,7 +3,7 @@
 use folio_sim::Random;
 
 /// What parsers trip over.
-const WORDS: [&[u8]; 40] = [
+const WORDS: &[&[u8]] = &[
     b"\"",
     b"\\",
     b"{",
@@ -77,11 +77,11 @@ fn once(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Random) {
             input.splice(at..at, piece);
         }
         4 => {
-            let word = *pick(&WORDS, random);
+            let word = *pick(WORDS, random);
             input.splice(at..end.min(at + word.len()), word.iter().copied());
         }
         5 => {
-            let word = *pick(&WORDS, random);
+            let word = *pick(WORDS, random);
             input.splice(at..at, word.iter().copied());
         }
         6 => {

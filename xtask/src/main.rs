@@ -4,6 +4,7 @@
 
 mod clients;
 mod deny;
+mod e2e;
 mod evaluate;
 mod fuzz;
 mod metadata;
@@ -23,6 +24,7 @@ usage: cargo xtask <chore>
   check        formatting, lints, house rules, dependencies: the quick part
   deny         dependency bans and licences (deny.toml)
   clients      the official OpenAI client against the built binary (installs it into target/venv)
+  e2e          LangChain, LiteLLM, Node and two routers against the release binary (installs them into target)
   fuzz [S]     damaged inputs for each parser, then random traces for the scheduler, so many seconds each
   soak [N]     N requests (10000) of 200 rude clients against the release binary
   evaluate     simulate the paper's evaluation and write docs/evaluation.md
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Some("check") => check(),
         Some("deny") => deny::check(&root()),
         Some("clients") => clients::check(&root()),
+        Some("e2e") => e2e::check(&root()),
         Some("bench") if std::env::args().nth(2).as_deref() == Some("peers") => {
             peers::run(&root(), std::env::args().skip(3))
         }
