@@ -127,9 +127,10 @@ fn storm(server: &Server, clients: u64, requests: u64, seed: u64) -> Tally {
 fn a_long_storm_leaves_the_server_as_it_was() {
     let clients = setting("FOLIO_SOAK_CLIENTS", 40);
     let requests = setting("FOLIO_SOAK_REQUESTS", 300);
-    // Fewer than there are clients.
-    let queue = (clients * 3 / 5).to_string();
-    let server = Server::start(&["--max-num-queued-reqs", &queue, "--kv-cache-memory-bytes", "8M"]);
+    // Together with those that run fewer than there are clients.
+    let queue = (clients / 2).to_string();
+    let few = ["--max-num-seqs", "8", "--max-num-queued-reqs", &queue];
+    let server = Server::start(&few);
     let mut resident = Vec::new();
     let mut all = Tally::default();
     for part in 0..5 {
