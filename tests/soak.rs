@@ -98,7 +98,7 @@ fn visit(server: &Server, random: &mut Random, tally: &Mutex<Tally>) {
         assert!(status == 429 || status == 503, "{status}: {text}");
         assert!(matches!(wait, Some(Ok(seconds)) if seconds > 0), "{status} without Retry-After");
         tally.lock().unwrap().refused += 1;
-        std::thread::sleep(Duration::from_millis(random.below(20)));
+        std::thread::sleep(Duration::from_millis(random.below(200)));
         return;
     }
     let ended = read(answer.into_body().into_reader(), manner, body["stream"] == true);
@@ -128,9 +128,11 @@ fn a_long_storm_leaves_the_server_as_it_was() {
     let clients = setting("FOLIO_SOAK_CLIENTS", 40);
     let requests = setting("FOLIO_SOAK_REQUESTS", 300);
     // Together with those that run fewer than there are clients.
-    let queue = (clients / 2).to_string();
-    let few = ["--max-num-seqs", "8", "--max-num-queued-reqs", &queue];
-    let server = Server::start(&few);
+    let (running, queue) = ((clients / 5).to_string(), (clients / 2).to_string());
+    let few = ["--max-num-seqs", &running, "--max-num-queued-reqs", &queue];
+    // All of the cache's memory is touched early.
+    let small = ["--kv-cache-memory-bytes", "8M"];
+    let server = Server::start(&[&few[..], &small[..]].concat());
     let mut resident = Vec::new();
     let mut all = Tally::default();
     for part in 0..5 {
