@@ -67,7 +67,6 @@ unserved! {
         reasoning_effort: Word, "reasoning is not steered";
         separate_reasoning: True, REASONING;
         stream_reasoning: True, REASONING;
-        include_reasoning: True, REASONING;
         verbosity: Null, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
         chat_template: Null, TEMPLATE;
