@@ -80,7 +80,7 @@ fn write_json(value: &Value, out: &mut String) {
                 }
             },
             Some(("$deep", n)) => {
-                *out += &format!("{}1{}", "[".repeat(count(n)), "]".repeat(count(n)))
+                *out += &format!("{}1{}", "[".repeat(count(n)), "]".repeat(count(n)));
             }
             Some(("$keys", n)) => {
                 list(out, &mut (0..count(n)).map(|i| format!("\"k{i}\":1")), ['{', '}']);
@@ -211,9 +211,7 @@ async fn play(files: &[&str]) {
     assert_eq!(undisturbed.len(), 60);
     let mut wrong = String::new();
     for case in files.iter().flat_map(|file| cases(file)) {
-        let start = std::time::Instant::now();
         let (found, sung) = tokio::join!(problems(server.address, &case), song(server.address));
-        if start.elapsed().as_millis() > 150 {}
         assert_eq!(sung, undisturbed, "beside {case}");
         wrong += &found;
     }
