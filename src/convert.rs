@@ -1,5 +1,4 @@
 //! `folio convert`: weights packed once and for all, so that the next start maps them.
-#![allow(clippy::print_stderr, reason = "what a user sees of a conversion")]
 
 use std::path::PathBuf;
 
@@ -9,6 +8,7 @@ use folio_model::{Checkpoint, Conversion, ModelSource, Quantization};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{self, Dtype};
+use crate::log::say;
 use crate::{hub, machine, settings};
 
 #[derive(Args, Clone, Debug)]
@@ -58,6 +58,6 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
     });
     bar.finish_and_clear();
     done.with_context(|| format!("cannot convert {}", args.model.display()))?;
-    eprintln!("converted; try: folio serve {}", args.out.display());
+    say!("converted; try: folio serve {}", args.out.display());
     Ok(())
 }

@@ -9,6 +9,7 @@ mod builtin;
 mod convert;
 mod hub;
 mod limits;
+mod log;
 mod machine;
 mod operations;
 mod pins;
@@ -25,14 +26,13 @@ mod terminal;
 mod trace;
 mod vocabulary;
 
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::{Cli, Command};
 use crate::limits::LogFormat;
+use crate::log::Log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => args.http.log_format,
         Some(_) => LogFormat::default(),
     };
-    log_to_stderr(format);
+    let log = Log::start(format);
     let done = match cli.command {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(*args),
@@ -54,23 +54,13 @@ fn main() -> ExitCode {
         Some(Command::Simulate(args)) => simulate::run(&args),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log.end("");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            #[allow(clippy::print_stderr, reason = "the command's own last words")]
-            {
-                eprintln!("folio: {error:#}");
-            }
+            log.end(&format!("folio: {error:#}\n"));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// `FOLIO_LOG` chooses what is logged, in the syntax of `RUST_LOG`.
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("FOLIO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }

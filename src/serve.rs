@@ -1,6 +1,6 @@
 //! `folio serve`: the HTTP server around a running engine, its signals and its end.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -155,34 +155,42 @@ fn config(
 }
 
 /// Tells where the server is and how to try it. Goes to standard output, so that scripts can read the address.
-#[allow(clippy::print_stdout, reason = "this is what the command prints")]
 fn greet(address: SocketAddr, config: &ServerConfig) {
     let name = &config.served_names[0];
     let key = if config.api_keys.is_empty() { "" } else { " -H 'Authorization: Bearer KEY'" };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    println!("serving {name} on {scheme}://{address}");
-    println!(
+    let mut text = format!("serving {name} on {scheme}://{address}\n");
+    text += &format!(
         "try: curl {scheme}://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n  \
-         -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Tell me a story about a cat\"}}]}}'"
+         -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Tell me a story about a cat\"}}]}}'\n"
     );
     if !address.ip().is_loopback() && config.api_keys.is_empty() {
-        println!(
-            "anybody who can reach {address} can use it; --api-key or --api-key-file asks for a key"
+        text += &format!(
+            "anybody who can reach {address} can use it; --api-key or --api-key-file asks for a key\n"
         );
     }
+    // Whoever started the server may not listen.
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// SIGTERM and SIGINT.
+/// Sent to a process that writes beyond the longest file it may have; without a handler it would end.
+const FILE_TOO_LONG: SignalKind = SignalKind::from_raw(25);
+
+/// SIGTERM and SIGINT, and SIGXFSZ so that a swap file which may not grow is an error like a full disk.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    _file_too_long: Signal,
 }
 
 impl Signals {
     /// From here on the signals no longer end the process. Needs an async runtime around it.
     fn catch() -> io::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _file_too_long: signal(FILE_TOO_LONG)?,
+        })
     }
 
     /// Sends one message per signal.

@@ -1,5 +1,4 @@
 //! From settings to a running engine, with everything a user sees meanwhile: progress, the memory plan, refusals.
-#![allow(clippy::print_stderr, reason = "what a user sees at start is what this file is for")]
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
@@ -19,6 +18,7 @@ use folio_model::{
 use folio_text::{ChatTemplate, Tokenizer, TokenizerConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::log::say;
 use crate::pins::Pins;
 use crate::settings::Settings;
 use crate::tables;
@@ -70,7 +70,8 @@ pub(crate) fn start_observed(
     pins.cut(plan.block_size)?;
     let (swap, rates) = swap_store(&plan, settings)?.unzip();
     if verbose {
-        eprint!("{}", tables::plan(&name, &plan, settings, swap.as_ref().zip(rates)));
+        let plan = tables::plan(&name, &plan, settings, swap.as_ref().zip(rates));
+        say!("{}", plan.trim_end());
     }
     let options = LoadOptions { isa: settings.isa, swap, profile };
     let executor = load(&checkpoint, &plan, options)?;
@@ -80,7 +81,7 @@ pub(crate) fn start_observed(
         .context("cannot start the engine's thread")?;
     pins.compute(&engine)?;
     if verbose {
-        eprintln!("ready after {:.2} s", began.elapsed().as_secs_f64());
+        say!("ready after {:.2} s", began.elapsed().as_secs_f64());
     }
     Ok(Running {
         engine,
@@ -113,7 +114,7 @@ fn choose_block_size(
     };
     let (candidates, chosen) = block_size::choose(&trial.run()?, expected);
     if verbose {
-        eprint!("{}", tables::block_sizes(&candidates, chosen, expected));
+        say!("{}", tables::block_sizes(&candidates, chosen, expected).trim_end());
     }
     Ok(chosen)
 }

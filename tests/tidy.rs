@@ -288,3 +288,25 @@ fn the_project_speaks_of_itself_alone() {
     }
     assert!(broken.is_empty(), "paths of one machine:\n{broken}");
 }
+
+/// The wall clock may be set back. It may say what day it is, and nothing else: durations are measured with `Instant`.
+#[test]
+fn the_wall_clock_only_tells_dates() {
+    /// Files that write a date into an answer, a report or a prompt, or make a seed.
+    const DATES: [&str; 6] = [
+        "crates/server/src/chat/mod.rs",
+        "crates/server/src/generate/answer.rs",
+        "src/bench/serve/mod.rs",
+        "src/serve.rs",
+        "src/terminal.rs",
+        "xtask/src/fuzz.rs",
+    ];
+    let told = |s: &&Source| s.text.contains("SystemTime") && s.path != "tests/tidy.rs";
+    let broken: Vec<String> = sources()
+        .iter()
+        .filter(told)
+        .filter(|s| !DATES.contains(&s.path.as_str()))
+        .map(|s| s.path.clone())
+        .collect();
+    report("`SystemTime` is for dates; add the file to the list if it writes one", &broken);
+}

@@ -1,7 +1,7 @@
 //! Models from the Hugging Face hub: found in the cache, or fetched into it.
 //!
 //! A model argument becomes a path here, and nothing behind this door knows of the hub.
-#![allow(clippy::print_stderr, clippy::print_stdout, reason = "what a user sees of a download")]
+#![allow(clippy::print_stdout, reason = "what a user sees of a download")]
 
 mod cache;
 mod client;
@@ -22,6 +22,8 @@ use self::client::{Failure, Hub, Info, Meta};
 use self::name::{Commit, FilePath, Reference, Revision};
 use self::progress::Progress;
 use self::select::Choice;
+
+use crate::log::say;
 
 /// Most bytes of an index of shards.
 const MOST_INDEX_BYTES: u64 = 16 << 20;
@@ -111,7 +113,7 @@ fn obtain(reference: &Reference, revision: Option<&str>) -> Result<PathBuf> {
         Err(Failure::Away(error)) => {
             let advice = "check the network and HTTPS_PROXY, or set HF_ENDPOINT to a mirror";
             let Ok(path) = cached() else { return Err(error.context(advice)) };
-            eprintln!("{error:#}; going on with what the cache has");
+            say!("{error:#}; going on with what the cache has");
             return Ok(path);
         }
     };
@@ -185,7 +187,7 @@ fn fetch_all(
 ) -> Result<()> {
     let missing = files.iter().filter(|file| !cache.has(commit, file));
     let metas = missing
-        .map(|file| fetch::retry(|_| hub.meta(commit, file), |text| eprintln!("{text}")))
+        .map(|file| fetch::retry(|_| hub.meta(commit, file), |text| say!("{text}")))
         .collect::<Result<Vec<Meta>>>()?;
     if metas.is_empty() {
         return Ok(());

@@ -1,11 +1,12 @@
 //! What a user sees of a download: a bar for the file and one for everything, or plain lines where nobody watches.
-#![allow(clippy::print_stderr, reason = "what a user sees of a download is what this file is for")]
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::log::say;
 
 /// Without a terminal, a line is printed whenever this share of the whole has come.
 const LINES: u64 = 10;
@@ -28,7 +29,7 @@ pub(crate) struct FileProgress<'a> {
 
 impl Progress {
     pub(crate) fn new(title: &str, files: usize, bytes: u64) -> Result<Self> {
-        eprintln!("fetching {title}: {files} files, {}", HumanBytes(bytes));
+        say!("fetching {title}: {files} files, {}", HumanBytes(bytes));
         let style = "{msg:32!} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
         let total = ProgressBar::new(bytes).with_message("everything");
         let bars = io::stderr().is_terminal().then(MultiProgress::new);
@@ -52,7 +53,7 @@ impl Progress {
             bars.insert_before(&self.total, bar.with_style(self.total.style()))
         });
         if bar.is_none() && size >= LARGE {
-            eprintln!("  {name}, {}", HumanBytes(size));
+            say!("  {name}, {}", HumanBytes(size));
         }
         let before = self.total.position();
         FileProgress { whole: self, bar, before }
@@ -60,7 +61,7 @@ impl Progress {
 
     /// Says something without disturbing the bars.
     pub(crate) fn say(&self, text: &str) {
-        self.total.suspend(|| eprintln!("  {text}"));
+        self.total.suspend(|| say!("  {text}"));
     }
 
     pub(crate) fn finish(self) {
@@ -97,7 +98,7 @@ impl Progress {
         let total = self.total.length().unwrap_or(0);
         let step = (total / LINES).max(LARGE);
         if position / step > self.printed / step {
-            eprintln!("  {} of {}", HumanBytes(position), HumanBytes(total));
+            say!("  {} of {}", HumanBytes(position), HumanBytes(total));
             self.printed = position;
         }
     }

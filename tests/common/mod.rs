@@ -1,4 +1,5 @@
-//! The binary as a user has it: started as a process, spoken to over HTTP, stopped with a signal.
+//! The binary as a user has it: started as a process, spoken to over HTTP, stopped with a signal. `FOLIO_BINARY` names
+//! another one than the tests were built with.
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 use std::io::{BufRead, BufReader, Read};
@@ -29,9 +30,23 @@ impl Server {
         Self::start_with(flags, &[], log)
     }
 
+    /// The same with its output going to `output`, where nobody reads its address.
+    pub(crate) fn start_at_a_known_port(output: Stdio) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("its number").port();
+        drop(free);
+        let mut process =
+            command(port).stdout(output).stderr(Stdio::null()).spawn().expect("the binary starts");
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = process.try_wait().expect("its state");
+            assert!(ended.is_none(), "the server ended before it listened: {ended:?}");
+            std::thread::yield_now();
+        }
+        Self::of(process, format!("http://127.0.0.1:{port}"))
+    }
+
     fn start_with(flags: &[&str], variables: &[(&str, &str)], log: Stdio) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
-            .args(["serve", "--port", "0"])
+        let mut process = command(0)
             .args(flags)
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
@@ -50,9 +65,18 @@ impl Server {
         };
         // A full pipe would block the server.
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+        Self::of(process, url)
+    }
+
+    fn of(process: Child, url: String) -> Self {
         let config =
             ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0);
         Self { process, url, agent: config.build().into() }
+    }
+
+    /// The number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -74,7 +98,8 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_to_string().expect("text"))
     }
 
-    fn send(&self, path: &str, body: &str) -> ureq::http::Response<ureq::Body> {
+    /// Sends a request; the answer's body is still to be read.
+    pub(crate) fn send(&self, path: &str, body: &str) -> ureq::http::Response<ureq::Body> {
         self.agent
             .post(format!("{}{path}", self.url))
             .header("content-type", "application/json")
@@ -117,6 +142,14 @@ impl Server {
         assert_eq!(self.metric("vllm:kv_cache_usage_perc"), 0.0, "blocks leaked");
     }
 
+    /// Memory of the process that is in use.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let file = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(file).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
     /// Sends the signal `TERM`, `INT`, ….
     pub(crate) fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
@@ -141,6 +174,14 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// `folio serve` on a port, 0 for any.
+fn command(port: u16) -> Command {
+    let built = env!("CARGO_BIN_EXE_folio").into();
+    let mut command = Command::new(std::env::var_os("FOLIO_BINARY").unwrap_or(built));
+    command.args(["serve", "--port", &port.to_string()]);
+    command
 }
 
 /// The server's address, if the line tells it.

@@ -19,7 +19,8 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         .current_dir(root))
 }
 
-fn target(root: &Path) -> PathBuf {
+/// Where cargo builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 

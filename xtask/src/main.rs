@@ -4,10 +4,12 @@
 
 mod clients;
 mod deny;
+mod e2e;
 mod evaluate;
 mod fuzz;
 mod metadata;
 mod peers;
+mod soak;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -22,7 +24,9 @@ usage: cargo xtask <chore>
   check        formatting, lints, house rules, dependencies: the quick part
   deny         dependency bans and licences (deny.toml)
   clients      the official OpenAI client against the built binary (installs it into target/venv)
-  fuzz [S]     random traces against the scheduler, for so many seconds
+  e2e          LangChain, LiteLLM, Node and two routers against the release binary (installs them into target)
+  fuzz [S]     damaged inputs for each parser, then random traces for the scheduler, so many seconds each
+  soak [N]     N requests (10000) of 200 rude clients against the release binary
   evaluate     simulate the paper's evaluation and write docs/evaluation.md
   bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them
 ";
@@ -34,10 +38,12 @@ fn main() -> ExitCode {
         Some("check") => check(),
         Some("deny") => deny::check(&root()),
         Some("clients") => clients::check(&root()),
+        Some("e2e") => e2e::check(&root()),
         Some("bench") if std::env::args().nth(2).as_deref() == Some("peers") => {
             peers::run(&root(), std::env::args().skip(3))
         }
         Some("fuzz") => fuzz::run(&root(), std::env::args().nth(2).as_deref()),
+        Some("soak") => soak::run(&root(), std::env::args().nth(2).as_deref()),
         Some("evaluate") => evaluate::run(&root()),
         _ => {
             eprint!("{USAGE}");

@@ -56,6 +56,7 @@ fields! {
 
 const TOOLS: &str = "it has become `tools` and `tool_choice`";
 const ONLY_TEXT: &str = "only text is served";
+const REASONING: &str = "reasoning is told apart, as it comes";
 const TEMPLATE: &str = "the model's own chat template is used";
 
 unserved! {
@@ -66,6 +67,8 @@ unserved! {
         audio: Null, ONLY_TEXT;
         prediction: Null, "predicted output is not used";
         reasoning_effort: Word, "reasoning is not steered";
+        separate_reasoning: True, REASONING;
+        stream_reasoning: True, REASONING;
         verbosity: Null, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
         chat_template: Null, TEMPLATE;

@@ -14,6 +14,8 @@ use crate::state::Served;
 pub(crate) struct Follow {
     /// Without one, everything is allowed after the thinking.
     matcher: Option<Matcher>,
+    /// The field that asked for it.
+    field: Option<&'static str>,
     thinking: Thinking,
     /// How many more tokens may be thought; without a number, as many as the model likes.
     thoughts_left: Option<u32>,
@@ -47,13 +49,19 @@ impl Follow {
             return Ok(None);
         }
         let words = usize::try_from(served.param_limits.vocab.div_ceil(u32::BITS)).unwrap_or(0);
-        Ok(Some(Self { matcher, thinking, thoughts_left, words }))
+        let field = wanted.map(|wanted| wanted.field);
+        Ok(Some(Self { matcher, field, thinking, thoughts_left, words }))
     }
 
     /// The same for another prompt or choice.
     pub(crate) fn again(&self) -> Self {
         let matcher = self.matcher.as_ref().map(Matcher::fork);
         Self { matcher, ..*self }
+    }
+
+    /// The field that asked for the grammar.
+    pub(crate) fn field(&self) -> Option<&'static str> {
+        self.field
     }
 }
 

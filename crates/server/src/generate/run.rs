@@ -80,6 +80,8 @@ pub(crate) struct Run {
     lanes: Vec<Lane>,
     report: Report,
     clock: Clock,
+    /// The field that restricts what may be drawn.
+    restricted_by: Option<&'static str>,
     _ticket: Ticket,
 }
 
@@ -174,6 +176,7 @@ impl Run {
         let Setting { ticket, rendering, fields, mut report, constraint } = setting;
         let clock = Clock::new(app.served.limits, report.arrival);
         let owner = ticket.owner();
+        let restricted_by = constraint.as_ref().and_then(Follow::field);
         room_for(orders.len(), app.engine.limits().max_queued, fields)?;
         let mut lanes = Vec::with_capacity(orders.len());
         let mut index = 0;
@@ -212,7 +215,7 @@ impl Run {
                 counted: false,
             });
         }
-        Ok(Self { app: app.clone(), lanes, report, clock, _ticket: ticket })
+        Ok(Self { app: app.clone(), lanes, report, clock, restricted_by, _ticket: ticket })
     }
 
     /// Waits until there is something to tell and returns all of it. `None` when every choice has ended. Cancel-safe.
@@ -290,7 +293,9 @@ impl Run {
                 Update::Ended { preemptions, swaps } => {
                     (lane.preemptions, lane.swaps) = (preemptions, swaps);
                 }
-                Update::Failed(cause) => return Err(failed(&self.app, &cause)),
+                Update::Failed(cause) => {
+                    return Err(failed(&self.app, &cause, self.restricted_by));
+                }
             }
         }
         // A stop string ends a choice only here; when all choices have ended, dropping the generation tells the engine.
@@ -418,7 +423,7 @@ fn refused(app: &App, why: Refused, fields: FieldNames) -> ApiError {
 }
 
 /// The engine's failure as an answer.
-fn failed(app: &App, cause: &folio_engine::Cause) -> ApiError {
+fn failed(app: &App, cause: &folio_engine::Cause, restricted_by: Option<&'static str>) -> ApiError {
     use folio_engine::Cause;
     match cause {
         Cause::Shutdown => ApiError::unavailable(cause.to_string()),
@@ -426,7 +431,11 @@ fn failed(app: &App, cause: &folio_engine::Cause) -> ApiError {
             None => app.crowded(reject.to_string()),
             Some(field) => ApiError::bad_request(reject.to_string()).with_param(field),
         },
-        Cause::NothingAllowed | Cause::Constraint(_) => ApiError::bad_request(cause.to_string()),
+        Cause::Constraint(why) => ApiError::field(restricted_by.unwrap_or("the grammar"), why),
+        Cause::NothingAllowed => match restricted_by {
+            Some(field) => ApiError::bad_request(cause.to_string()).with_param(field),
+            None => ApiError::bad_request(cause.to_string()),
+        },
         Cause::NotFinite | Cause::Step | Cause::Died => ApiError::internal(cause.to_string()),
     }
 }

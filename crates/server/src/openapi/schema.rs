@@ -60,6 +60,7 @@ pub(crate) fn neutral(neutral: Neutral, reason: &str) -> Value {
         Neutral::Any => (json!({}), reason.to_owned()),
         Neutral::Null => (json!({ "type": "null" }), format!("Not served: {reason}.")),
         Neutral::False => (json!({ "enum": [false] }), format!("Not served: {reason}.")),
+        Neutral::True => (json!({ "enum": [true] }), format!("Only at its default: {reason}.")),
         Neutral::Empty => {
             let empty = json!([{ "type": "array", "maxItems": 0 }, { "type": "object", "maxProperties": 0 }]);
             (json!({ "anyOf": empty }), format!("Not served: {reason}."))

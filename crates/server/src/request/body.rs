@@ -189,6 +189,8 @@ fn in_words(problem: &str) -> String {
     // serde calls things by Rust's names.
     let expected = match expected {
         "f64" => "a number",
+        "a sequence" => "a list",
+        "a map" => "an object",
         "u32" => "a token id from 0 to 4294967295",
         other => other,
     };

@@ -15,6 +15,8 @@ pub(crate) enum Neutral {
     Null,
     /// `false`.
     False,
+    /// `true`.
+    True,
     /// `[]` or `{}`.
     Empty,
     /// One of [`super::fields::WORDS`].
@@ -69,6 +71,8 @@ unserved! {
         guided_grammar: Null, "write it as `structured_outputs.grammar`";
         guided_decoding_backend: Null, "there is one backend";
         guided_whitespace_pattern: Null, "write it as `structured_outputs.whitespace_pattern`";
+        no_stop_trim: False, "write it as `include_stop_str_in_output`";
+        return_hidden_states: False, "hidden states are not told";
         logits_processors: Empty, "code sent by callers is never run";
         kv_transfer_params: Empty, "KV is not transferred between servers";
         vllm_xargs: Empty, "there are no extra arguments";
@@ -96,6 +100,7 @@ pub(crate) fn asks_nothing(neutral: Neutral, given: Given) -> bool {
     match (neutral, given) {
         (Neutral::Any, _) => true,
         (Neutral::False, Given::Bool(value)) => !value,
+        (Neutral::True, Given::Bool(value)) => value,
         (Neutral::Empty, Given::Collection { empty }) => empty,
         (Neutral::Word, Given::Word) => true,
         _ => false,

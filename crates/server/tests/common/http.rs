@@ -62,6 +62,16 @@ pub(crate) async fn post(address: SocketAddr, path: &str, body: &Value) -> Answe
     post_text(address, path, &body.to_string()).await
 }
 
+/// Sends a body that need not be text.
+pub(crate) async fn post_bytes(address: SocketAddr, path: &str, body: &[u8]) -> Answer {
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    raw(address, &[head.as_bytes(), body].concat()).await
+}
+
 /// Sends bytes and reads until the server closes.
 pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(address).await.expect("a connection");

@@ -47,6 +47,12 @@ pub enum GrammarError {
         /// The most levels.
         limit: usize,
     },
+    /// It came to an end that is none, or has become too complex.
+    #[error("cannot be followed any further: {detail}")]
+    Broken {
+        /// What is wrong, in one line.
+        detail: String,
+    },
     /// It cannot be compiled.
     #[error("cannot be compiled: {detail}")]
     Invalid {
@@ -176,6 +182,8 @@ pub(crate) fn with_blanks(schema: &Value, blanks: &Blanks) -> Result<Value, Gram
     }
 }
 
+const NOTHING_FOLLOWS: &str = "nothing that the model could write follows the text so far";
+
 fn invalid(detail: &str) -> GrammarError {
     GrammarError::Invalid { detail: detail.to_owned() }
 }
@@ -298,9 +306,9 @@ impl Matcher {
     /// When the grammar turned out to be too complex, or the work was cancelled.
     pub fn mask(&mut self, mask: &mut Vec<u32>) -> Result<(), GrammarError> {
         let allowed = self.matcher().compute_mask_or_eos();
-        let allowed = allowed.map_err(|error| GrammarError::Invalid { detail: words(&error) })?;
+        let allowed = allowed.map_err(|error| GrammarError::Broken { detail: words(&error) })?;
         if allowed.is_zero() {
-            return Err(invalid("nothing can follow the text so far"));
+            return Err(GrammarError::Broken { detail: NOTHING_FOLLOWS.to_owned() });
         }
         mask.extend_from_slice(allowed.as_slice());
         Ok(())
@@ -316,7 +324,7 @@ impl Matcher {
             return Ok(());
         }
         let taken = matcher.consume_token(token);
-        taken.map_err(|error| GrammarError::Invalid { detail: words(&error) })
+        taken.map_err(|error| GrammarError::Broken { detail: words(&error) })
     }
 
     /// Whether the text so far is complete, though more may follow.
@@ -356,6 +364,9 @@ fn words(error: &dyn std::fmt::Display) -> String {
         text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason given");
     if line.starts_with("panic:") {
         return "the grammar library failed".to_owned();
+    }
+    if line.starts_with("NoExtension") {
+        return NOTHING_FOLLOWS.to_owned();
     }
     // Said as if a build could be changed by whoever sends a schema.
     let line = line.replace(" without 'referencing' feature", "");
