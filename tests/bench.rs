@@ -163,7 +163,12 @@ fn what_cannot_be_measured_says_what_to_do() {
     let cases: &[(&[&str], &str)] = &[
         (&["latency", "--batch-size", "65"], "--max-num-seqs"),
         (&["throughput", "--dataset-name", "custom"], "--dataset-path"),
-        (&["throughput", "--dataset-name", "timed_trace"], "folio bench serve"),
+        (&["throughput", "--dataset-name", "timed_trace"], "--dataset-path"),
+        (&["throughput", "--kv-policy", "paged,best"], "best"),
+        (
+            &["serve", "--dataset-name", "sharegpt", "--dataset-path", "x", "--model", "m"],
+            "--tokenizer",
+        ),
         (&["throughput", "--random-range-ratio", "2"], "--random-range-ratio"),
         (&["serve", "--base-url", "https://example.org"], "http://"),
         (&["serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),

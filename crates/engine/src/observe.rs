@@ -3,6 +3,8 @@
 //! The engine is generic over its observer. That of a server is `()`, whose methods are empty, so nothing of this is left
 //! in its loop.
 
+use folio_core::plan::StepPlan;
+
 /// The parts of a step, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -24,12 +26,12 @@ pub trait Observer: Send + 'static {
     fn began(&mut self);
     /// A part of the step has ended, and the next one begins.
     fn ended(&mut self, part: Part);
-    /// The step has ended; its plan had so many tokens in so many rows. Not called where there was nothing to plan.
-    fn finished(&mut self, tokens: usize, rows: usize);
+    /// The step that executed `plan` has ended. Not called where there was nothing to plan.
+    fn finished(&mut self, plan: &StepPlan);
 }
 
 impl Observer for () {
     fn began(&mut self) {}
     fn ended(&mut self, _: Part) {}
-    fn finished(&mut self, _: usize, _: usize) {}
+    fn finished(&mut self, _: &StepPlan) {}
 }

@@ -1,16 +1,16 @@
 //! The requests of a benchmark: drawn at random, or read from a file.
 
-use std::path::Path;
+mod file;
+mod sharegpt;
 
-use anyhow::{Context, Result, bail, ensure};
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, ensure};
 use folio_sim::Random;
-use serde_json::Value;
+use folio_text::Tokenizer;
 
 use super::args::{DataArgs, DatasetName};
-use crate::trace::read_text;
 
-/// Longest file that is read, in bytes.
-const MOST_BYTES: u64 = 1 << 30;
 /// Requests of random data, where nobody says how many.
 const DEFAULT_REQUESTS: u32 = 64;
 
@@ -30,17 +30,36 @@ pub(crate) struct Request {
     pub(crate) arrival_s: f64,
 }
 
-/// The requests that the flags ask for; random tokens are below `vocab`.
-pub(crate) fn requests(args: &DataArgs, vocab: u32) -> Result<Vec<Request>> {
+/// The requests that the flags ask for. Tokens that are made up are below `vocab`; `tokenizer` counts those of texts whose
+/// lengths decide.
+pub(crate) fn requests(
+    args: &DataArgs,
+    vocab: u32,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Vec<Request>> {
     match args.dataset_name {
-        DatasetName::Random => random(args, vocab),
-        DatasetName::Custom | DatasetName::TimedTrace => {
-            let file = args.dataset_path.as_deref().context(
-                "--dataset-name custom and timed_trace read a file; add --dataset-path FILE",
-            )?;
-            from_file(args, file).with_context(|| format!("--dataset-path {}", file.display()))
-        }
+        DatasetName::Random => return random(args, vocab),
+        DatasetName::PrefixRepetition => return prefix_repetition(args, vocab),
+        DatasetName::Custom | DatasetName::TimedTrace | DatasetName::Sharegpt => {}
     }
+    let file = args
+        .dataset_path
+        .as_deref()
+        .context("this --dataset-name reads a file; add --dataset-path FILE")?;
+    let requests = match args.dataset_name {
+        DatasetName::Sharegpt => sharegpt::read(args, file, tokenizer),
+        _ => file::read(args, file, vocab),
+    };
+    requests.with_context(|| format!("--dataset-path {}", file.display()))
+}
+
+/// The lengths and times of requests as a file that `folio simulate --trace` reads.
+pub(crate) fn trace(requests: impl Iterator<Item = (f64, usize, usize)>) -> String {
+    let mut text = "arrival_s,prompt_tokens,output_tokens\n".to_owned();
+    for (arrival_s, prompt, output) in requests {
+        let _ = writeln!(text, "{arrival_s:.6},{prompt},{output}");
+    }
+    text
 }
 
 fn random(args: &DataArgs, vocab: u32) -> Result<Vec<Request>> {
@@ -60,6 +79,37 @@ fn random(args: &DataArgs, vocab: u32) -> Result<Vec<Request>> {
         Request { ids, text: None, output_len, arrival_s: 0.0 }
     };
     Ok((0..count).map(one).collect())
+}
+
+/// Some prefixes, each with as many suffixes, in any order.
+fn prefix_repetition(args: &DataArgs, vocab: u32) -> Result<Vec<Request>> {
+    let count = args.num_prompts.unwrap_or(DEFAULT_REQUESTS);
+    let prefixes = args.prefix_repetition_num_prefixes;
+    ensure!(
+        count >= prefixes,
+        "--num-prompts {count} is less than --prefix-repetition-num-prefixes {prefixes}"
+    );
+    let mut random = Random::new(args.dataset_seed, PROMPTS);
+    let mut requests = Vec::new();
+    for _ in 0..prefixes {
+        let prefix = tokens(&mut random, args.prefix_repetition_prefix_len, vocab);
+        for _ in 0..count / prefixes {
+            let mut ids = prefix.clone();
+            ids.extend(tokens(&mut random, args.prefix_repetition_suffix_len, vocab));
+            ensure!(!ids.is_empty(), "--prefix-repetition-prefix-len and -suffix-len are both 0");
+            let output_len = args.prefix_repetition_output_len;
+            requests.push(Request { ids, text: None, output_len, arrival_s: 0.0 });
+        }
+    }
+    shuffle(&mut requests, &mut random);
+    Ok(requests)
+}
+
+/// Puts `items` into any order.
+fn shuffle<T>(items: &mut [T], random: &mut Random) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, random.below(last + 1));
+    }
 }
 
 /// Below `bound`; 0 if that is 0.
@@ -84,76 +134,9 @@ fn length(random: &mut Random, mean: u32, ratio: f64) -> u32 {
     (mean - spread).saturating_add(below(random, most)).max(1)
 }
 
-fn from_file(args: &DataArgs, file: &Path) -> Result<Vec<Request>> {
-    let text = read_text(file, MOST_BYTES)?;
-    let most = args.num_prompts.map_or(usize::MAX, |most| most as usize);
-    let timed = args.dataset_name == DatasetName::TimedTrace;
-    let mut requests = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        if requests.len() == most {
-            break;
-        }
-        if !line.trim().is_empty() {
-            let request = row(line, args.custom_output_len, timed);
-            requests.push(request.with_context(|| format!("line {number}"))?);
-        }
-    }
-    ensure!(!requests.is_empty(), "it has no requests");
-    Ok(requests)
-}
-
-fn row(line: &str, output_len: Option<u32>, timed: bool) -> Result<Request> {
-    let row: Value = serde_json::from_str(line).context("it is not JSON")?;
-    let number = |name: &str| {
-        let value = row.get(name).and_then(Value::as_u64).filter(|&value| value > 0);
-        value.and_then(|value| u32::try_from(value).ok())
-    };
-    let output_len = output_len.or_else(|| number("output_tokens")).context(
-        "output_tokens is not a number above 0; correct it, or add --custom-output-len TOKENS",
-    )?;
-    let text = row.get("prompt").and_then(Value::as_str).map(str::to_owned);
-    let ids = match row.get("prompt_ids").map(Value::as_array) {
-        None => Vec::new(),
-        Some(ids) => {
-            let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-            let ids = ids.and_then(|ids| ids.iter().map(id).collect::<Option<Vec<u32>>>());
-            ids.context("prompt_ids is not a list of tokens")?
-        }
-    };
-    if ids.is_empty() && text.is_none() {
-        bail!("it has neither prompt nor prompt_ids");
-    }
-    let arrival_s = row.get("arrival_s").and_then(Value::as_f64).filter(|at| *at >= 0.0);
-    let arrival_s =
-        if timed { arrival_s.context("arrival_s is not a number of seconds")? } else { 0.0 };
-    Ok(Request { ids, text, output_len, arrival_s })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_row_is_read_as_written_or_refused_by_its_field() {
-        let line =
-            r#"{"prompt_ids": [5, 6], "prompt": "ab", "output_tokens": 3, "arrival_s": 0.5}"#;
-        let read = row(line, None, true).unwrap();
-        let expected =
-            Request { ids: vec![5, 6], text: Some("ab".into()), output_len: 3, arrival_s: 0.5 };
-        assert_eq!(read, expected);
-        assert_eq!(row(line, Some(9), false).unwrap().output_len, 9);
-        for (line, field) in [
-            ("[", "JSON"),
-            ("{}", "output_tokens"),
-            (r#"{"output_tokens": 1}"#, "prompt"),
-            (r#"{"output_tokens": 1, "prompt_ids": [-1]}"#, "prompt_ids"),
-            (r#"{"output_tokens": 1, "prompt_ids": 7}"#, "prompt_ids"),
-            (r#"{"output_tokens": 1, "prompt": "a", "arrival_s": "now"}"#, "arrival_s"),
-        ] {
-            let error = row(line, None, true).unwrap_err();
-            assert!(error.to_string().contains(field), "{line}: {error}");
-        }
-    }
 
     #[test]
     fn random_lengths_stay_in_their_range() {
@@ -161,5 +144,24 @@ mod tests {
         let drawn: Vec<u32> = (0..500).map(|_| length(&mut random, 100, 0.25)).collect();
         assert_eq!((drawn.iter().min(), drawn.iter().max()), (Some(&75), Some(&125)));
         assert_eq!(length(&mut random, 100, 0.0), 100);
+    }
+
+    #[test]
+    fn a_prefix_begins_as_many_prompts_as_the_others() {
+        let args = DataArgs {
+            num_prompts: Some(11),
+            prefix_repetition_num_prefixes: 3,
+            prefix_repetition_prefix_len: 6,
+            prefix_repetition_suffix_len: 2,
+            ..DataArgs::default()
+        };
+        let requests = prefix_repetition(&args, 1000).unwrap();
+        let mut prefixes: Vec<&[u32]> = requests.iter().map(|request| &request.ids[..6]).collect();
+        prefixes.sort_unstable();
+        let counts: Vec<usize> = prefixes.chunk_by(|a, b| a == b).map(<[_]>::len).collect();
+        assert_eq!(counts, [3, 3, 3]);
+        assert!(requests.iter().all(|request| request.ids.len() == 8));
+        let too_few = DataArgs { num_prompts: Some(2), ..args };
+        assert!(prefix_repetition(&too_few, 1000).is_err());
     }
 }
