@@ -88,6 +88,10 @@ fn measure(
     let results = json!({
         "model": engine.running.name,
         "kv_policy": policy.name(),
+        "num_gpu_blocks": engine.running.plan.blocks,
+        "block_size": engine.running.plan.block_size,
+        "max_num_seqs": engine.running.plan.max_num_seqs,
+        "max_num_batched_tokens": engine.running.plan.max_num_batched_tokens,
         "elapsed_time": elapsed,
         "num_requests": answers.len(),
         "total_num_tokens": input + output,

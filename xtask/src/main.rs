@@ -24,6 +24,7 @@ usage: cargo xtask <chore>
   clients      the official OpenAI client against the built binary (installs it into target/venv)
   fuzz [S]     random traces against the scheduler, for so many seconds
   evaluate     simulate the paper's evaluation and write docs/evaluation.md
+  evaluate measure  measure what that page says of this machine, on which nothing else should run
   bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them
 ";
 
@@ -38,7 +39,9 @@ fn main() -> ExitCode {
             peers::run(&root(), std::env::args().skip(3))
         }
         Some("fuzz") => fuzz::run(&root(), std::env::args().nth(2).as_deref()),
-        Some("evaluate") => evaluate::run(&root()),
+        Some("evaluate") => {
+            evaluate::run(&root(), std::env::args().nth(2).as_deref() == Some("measure"))
+        }
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
