@@ -35,6 +35,7 @@ fn requests(engine: &Engine, args: &ThroughputArgs) -> Result<Vec<Request>> {
     let vocab = running.engine.limits().vocab;
     let mut requests = dataset::requests(&args.data, vocab, Some(&running.tokenizer))?;
     pace::spread(&mut requests, &args.pace, &args.data)?;
+    requests.sort_by(|a, b| a.arrival_s.total_cmp(&b.arrival_s));
     Ok(requests)
 }
 
