@@ -29,6 +29,8 @@ use serde_json::Value;
 const PAPER_COST: [&str; 4] = ["--step-overhead-us", "3000", "--row-overhead-us", "310"];
 /// The paper's engines kept no KV between requests, and recomputed what was preempted.
 const PAPER_ENGINE: [&str; 3] = ["--no-enable-prefix-caching", "--preemption-mode", "recompute"];
+/// Where many sequences share much, memory is to be the limit, and not their number.
+const MANY: [&str; 2] = ["--max-num-seqs", "1024"];
 
 /// One row of the document.
 struct Row {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Folio, PAPER_COST, PAPER_ENGINE, Row, Section, command, figures, number, of};
+use super::{Folio, MANY, PAPER_COST, PAPER_ENGINE, Row, Section, command, figures, number, of};
 
 const BOUND: [&str; 2] = ["--find-rate", "0.5"];
 
@@ -130,6 +130,7 @@ pub(super) fn figure_14(folio: &Folio) -> Result<Section> {
     ] {
         let mut more = vec!["--dataset", "alpaca", "--duration", "300"];
         more.extend(flags);
+        more.extend(MANY);
         more.extend(PAPER_ENGINE);
         let found = Found::find(folio, server, &more, "policy=paged,orca-oracle")?;
         rows.push(Row::new(
@@ -157,7 +158,8 @@ pub(super) fn figure_16(folio: &Folio) -> Result<Section> {
     let mut rows = Vec::new();
     let mut shown = String::new();
     for (what, prefix, paper) in [("1-shot", "80", "1.67×"), ("5-shot", "341", "3.58×")] {
-        let more = ["--dataset", "35,45", "--shared-prefix", prefix, "--duration", "300"];
+        let mut more = vec!["--dataset", "35,45", "--shared-prefix", prefix, "--duration", "300"];
+        more.extend(MANY);
         let found = Found::find(folio, &server, &more, "policy=paged,orca-oracle")?;
         rows.push(Row::new(
             format!("{what}, {prefix} tokens: sustained rate against Orca (Oracle)"),
