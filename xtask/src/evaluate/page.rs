@@ -18,8 +18,7 @@ paper's Fig. 13 implies. Lengths are drawn from distributions with the paper's m
 are Poisson. *Sustained* means that the mean normalized latency (time from arrival to end, divided by the tokens of the output)
 stays below 0.5 s per token.
 
-**What is not here.** Nothing was measured on a GPU. The kernel's overhead (Fig. 18a) cannot be simulated and has no row. What a
-CPU can show was measured on one: the same policies under the real engine, and how close a simulated run comes to a real one.
+**What is not here.** Nothing was measured on a GPU. The kernel's overhead (Fig. 18a) cannot be simulated and has no row.
 ";
 
 /// The document.
