@@ -6,13 +6,14 @@ use anyhow::{Context, Result, ensure};
 use folio_core::schedule::PreemptionMode;
 use folio_model::block_size::Lengths;
 use folio_model::{Dtype, Isa, KvDtype, MemoryRequest, ModelSource, SwapRequest};
+use folio_sim::memory::Policy;
 
 use crate::args::{self, BlockSize, ModelArgs, StepTokens};
 use crate::hub::Located;
 use crate::{builtin, hub, machine, trace};
 
 /// Where the system does not tell how much memory is free, this much is assumed to be.
-const ASSUMED_MEMORY: u64 = 4 << 30;
+pub(crate) const ASSUMED_MEMORY: u64 = 4 << 30;
 
 /// The size of a step where it is to be chosen, until it is.
 const UNMEASURED_STEP_TOKENS: usize = 512;
@@ -31,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) choose_step_tokens: bool,
     pub(crate) swap_dir: Option<PathBuf>,
     pub(crate) preemption: PreemptionMode,
+    /// How KV memory is given out; what is not paged is for comparison only.
+    pub(crate) kv_policy: Policy,
     pub(crate) pin_prefix: Vec<PathBuf>,
     pub(crate) isa: Isa,
     pub(crate) prefix_caching: bool,
@@ -81,6 +84,7 @@ impl Settings {
                 args::PreemptionMode::Recompute => PreemptionMode::Recompute,
                 args::PreemptionMode::Swap => PreemptionMode::Swap,
             },
+            kv_policy: Policy::Paged,
             pin_prefix: args.pin_prefix.clone(),
             max_queued,
             seed: args.seed,

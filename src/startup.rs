@@ -4,8 +4,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use folio_core::exec::Executor;
 use folio_core::ids::Token;
-use folio_core::kv::{Config, Manager};
+use folio_core::kv::{Config, KvMemory, Manager};
 use folio_core::params::GenerationDefaults;
 use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{EngineConfig, EngineThread, Handle, Observer};
@@ -15,6 +16,7 @@ use folio_model::swap::SwapRates;
 use folio_model::{
     Checkpoint, Isa, LoadOptions, MemoryPlan, MemoryRequest, ModelSpec, Profile, SwapStore,
 };
+use folio_sim::memory::{Memory, Policy};
 use folio_text::{ChatTemplate, Tokenizer, TokenizerConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -75,10 +77,7 @@ pub(crate) fn start_observed(
     }
     let options = LoadOptions { isa: settings.isa, swap, profile };
     let executor = load(&checkpoint, &plan, options)?;
-    let scheduler = scheduler(&checkpoint, &plan, settings, observer.wants_changes())?;
-    let config = EngineConfig::default();
-    let (engine, thread) = folio_engine::start_observed(scheduler, executor, config, observer)
-        .context("cannot start the engine's thread")?;
+    let (engine, thread) = start_engine(&checkpoint, &plan, settings, executor, observer)?;
     pins.compute(&engine)?;
     if verbose {
         say!("ready after {:.2} s", began.elapsed().as_secs_f64());
@@ -153,21 +152,46 @@ fn swap_store(plan: &MemoryPlan, settings: &Settings) -> Result<Option<(SwapStor
     Ok(Some((store, rates)))
 }
 
-fn scheduler(
+/// Starts the engine's thread over memory of the policy in question.
+fn start_engine(
     checkpoint: &Checkpoint,
     plan: &MemoryPlan,
     settings: &Settings,
-    with_changes: bool,
-) -> Result<Scheduler<Manager>> {
-    let mut memory = Manager::new(Config {
+    executor: Box<dyn Executor>,
+    observer: impl Observer,
+) -> Result<(Handle, EngineThread)> {
+    let memory = Config {
         block_size: number(plan.block_size)?,
         capacity: number(plan.blocks)?,
         prefix_caching: settings.prefix_caching,
         secret: RandomState::new().hash_one("prefix cache"),
-    })?;
-    if with_changes {
-        memory = memory.with_changes();
-    }
+    };
+    let swap_slots = number(plan.swap_slots)?;
+    let engine = EngineConfig::default();
+    let started = match settings.kv_policy {
+        Policy::Paged => {
+            let mut memory = Manager::new(memory)?.with_swap_space(swap_slots);
+            if observer.wants_changes() {
+                memory = memory.with_changes();
+            }
+            let scheduler = scheduler(checkpoint, plan, settings, memory)?;
+            folio_engine::start_observed(scheduler, executor, engine, observer)
+        }
+        policy => {
+            let memory = Memory::new(policy, memory, swap_slots, number(plan.max_model_len)?)?;
+            let scheduler = scheduler(checkpoint, plan, settings, memory)?;
+            folio_engine::start_observed(scheduler, executor, engine, observer)
+        }
+    };
+    started.context("cannot start the engine's thread")
+}
+
+fn scheduler<M: KvMemory>(
+    checkpoint: &Checkpoint,
+    plan: &MemoryPlan,
+    settings: &Settings,
+    memory: M,
+) -> Result<Scheduler<M>> {
     let limits = Limits {
         max_model_len: number(plan.max_model_len)?,
         max_num_seqs: number(plan.max_num_seqs)?,
@@ -176,7 +200,7 @@ fn scheduler(
         max_queued: number(plan.max_num_seqs)?.saturating_add(settings.max_queued),
         vocab: number(checkpoint.spec().vocab)?,
     };
-    Ok(Scheduler::new(limits, memory.with_swap_space(number(plan.swap_slots)?))
+    Ok(Scheduler::new(limits, memory)
         .with_preemption(settings.preemption)
         .with_reserved_blocks(number(plan.pinned_blocks)?))
 }
@@ -213,7 +237,7 @@ fn load(
     checkpoint: &Checkpoint,
     plan: &MemoryPlan,
     options: LoadOptions,
-) -> Result<Box<dyn folio_core::exec::Executor>> {
+) -> Result<Box<dyn Executor>> {
     let style =
         ProgressStyle::with_template("loading weights {bar:32} {bytes}/{total_bytes}  {eta}")?;
     let bar = ProgressBar::new(plan.weight_bytes).with_style(style);

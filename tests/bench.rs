@@ -98,6 +98,45 @@ fn a_file_of_requests_is_run_whole() {
 }
 
 #[test]
+fn a_run_under_two_policies_can_be_simulated_and_repeated() {
+    let [out, fit, trace] = ["out.json", "fit.json", "trace.csv"].map(TempFile::new);
+    let work = ["--num-prompts", "6", "--input-len", "20", "--output-len", "6"];
+    let pace = ["--random-range-ratio", "0.5", "--request-rate", "500"];
+    let engine = ["--block-size", "16", "--kv-cache-memory-bytes", "1m"];
+    let files = ["--fit", fit.path(), "--write-trace", trace.path(), "--output-json", out.path()];
+    let policies = ["throughput", "--kv-policy", "paged,static"];
+    let said = printed(&[&policies[..], &work, &pace, &engine, &files].concat());
+    assert!(said.contains("KV policy: static"), "{said}");
+    let runs = out.json()["runs"].clone();
+    assert_eq!((&runs[0]["kv_policy"], &runs[1]["kv_policy"]), (&json!("paged"), &json!("static")));
+    assert_eq!(runs[0]["total_num_tokens"], runs[1]["total_num_tokens"]);
+
+    let blocks = runs[0]["num_gpu_blocks"].to_string();
+    let simulated = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args(["simulate", "--fit", fit.path(), "--trace", trace.path(), "--json", "-"])
+        .args(["--num-gpu-blocks-override", &blocks])
+        .output()
+        .unwrap();
+    assert!(simulated.status.success(), "{}", String::from_utf8_lossy(&simulated.stderr));
+    let simulated: Value = serde_json::from_slice(&simulated.stdout).unwrap();
+    assert_eq!(simulated["runs"][0]["summary"]["completed"], 6);
+
+    let again = ["throughput", "--dataset-name", "timed_trace", "--dataset-path", trace.path()];
+    printed(&[&again[..], &["--output-json", out.path()]].concat());
+    assert_eq!(out.json()["total_num_tokens"], runs[0]["total_num_tokens"]);
+}
+
+#[test]
+fn prefixes_are_repeated() {
+    let out = TempFile::new("prefixes.json");
+    let lengths = ["--prefix-repetition-prefix-len", "32", "--prefix-repetition-suffix-len", "4"];
+    let counts = ["--prefix-repetition-num-prefixes", "2", "--prefix-repetition-output-len", "3"];
+    let work = ["throughput", "--dataset-name", "prefix_repetition", "--num-prompts", "4"];
+    printed(&[&work[..], &lengths, &counts, &["--output-json", out.path()]].concat());
+    assert_eq!(out.json()["total_num_tokens"], 4 * (32 + 4 + 3));
+}
+
+#[test]
 fn a_server_is_measured_from_outside() {
     let server = Server::start(&[]);
     let file = TempFile::new("serve.json");
@@ -163,7 +202,12 @@ fn what_cannot_be_measured_says_what_to_do() {
     let cases: &[(&[&str], &str)] = &[
         (&["latency", "--batch-size", "65"], "--max-num-seqs"),
         (&["throughput", "--dataset-name", "custom"], "--dataset-path"),
-        (&["throughput", "--dataset-name", "timed_trace"], "folio bench serve"),
+        (&["throughput", "--dataset-name", "timed_trace"], "--dataset-path"),
+        (&["throughput", "--kv-policy", "paged,best"], "best"),
+        (
+            &["serve", "--dataset-name", "sharegpt", "--dataset-path", "x", "--model", "m"],
+            "--tokenizer",
+        ),
         (&["throughput", "--random-range-ratio", "2"], "--random-range-ratio"),
         (&["serve", "--base-url", "https://example.org"], "http://"),
         (&["serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use folio_sim::memory::Policy;
 
 use crate::args::ModelArgs;
 
@@ -66,6 +67,16 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) profile: bool,
 
+    /// How KV memory is given out: paged, orca-oracle, orca-pow2, orca-max, static; several, with commas, are measured in
+    /// turn. What is not paged reserves contiguous memory, as older engines do, with the output's length known to
+    /// orca-oracle; static also runs each batch to its end, and a batch is what one step can take up
+    #[arg(long, value_name = "POLICY", value_delimiter = ',', default_value = "paged")]
+    pub(crate) kv_policy: Vec<Policy>,
+
+    /// Fit the times of all steps, and write them for folio simulate --fit
+    #[arg(long, value_name = "FILE")]
+    pub(crate) fit: Option<PathBuf>,
+
     /// Write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) output_json: Option<PathBuf>,
@@ -80,18 +91,38 @@ pub(crate) struct ThroughputArgs {
     pub(crate) data: DataArgs,
 
     #[command(flatten)]
+    pub(crate) pace: PaceArgs,
+
+    /// Write when requests came and how long they were, as a trace for folio simulate --trace
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_trace: Option<PathBuf>,
+
+    #[command(flatten)]
     pub(crate) run: RunArgs,
 }
 
-/// What the requests are.
+/// When requests come.
 #[derive(Args, Clone, Debug)]
+pub(crate) struct PaceArgs {
+    /// Requests per second; inf sends all at once. Not for --dataset-name timed_trace
+    #[arg(long, value_name = "R", default_value_t = f64::INFINITY)]
+    pub(crate) request_rate: f64,
+
+    /// 1 is a Poisson process, less comes in bursts, more is more even (the shape of a gamma distribution)
+    #[arg(long, value_name = "B", default_value_t = 1.0)]
+    pub(crate) burstiness: f64,
+}
+
+/// What the requests are.
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct DataArgs {
     /// Where the requests come from
     #[arg(long, value_enum, default_value_t = DatasetName::Random)]
     pub(crate) dataset_name: DatasetName,
 
-    /// The file of --dataset-name custom and timed_trace: JSON lines with prompt (text) or prompt_ids (tokens),
-    /// output_tokens, and for a trace arrival_s
+    /// A file. custom and timed_trace: JSON lines with prompt (text) or prompt_ids (tokens), output_tokens, and for a trace
+    /// arrival_s; timed_trace also reads what folio simulate --trace does, and makes the prompts up. sharegpt: the JSON
+    /// file of that data set
     #[arg(long, value_name = "FILE")]
     pub(crate) dataset_path: Option<PathBuf>,
 
@@ -119,20 +150,45 @@ pub(crate) struct DataArgs {
     #[arg(long, value_name = "TOKENS")]
     pub(crate) custom_output_len: Option<u32>,
 
+    /// Tokens that a request of sharegpt generates; default: as many as the answer in the file has
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) sharegpt_output_len: Option<u32>,
+
+    /// Tokens of each prefix of prefix_repetition
+    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    pub(crate) prefix_repetition_prefix_len: u32,
+
+    /// Tokens of each prompt of prefix_repetition, beside its prefix
+    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    pub(crate) prefix_repetition_suffix_len: u32,
+
+    /// Prefixes of prefix_repetition, which share the prompts evenly
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prefix_repetition_num_prefixes: u32,
+
+    /// Tokens that a request of prefix_repetition generates
+    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) prefix_repetition_output_len: u32,
+
     /// Seed of everything that is drawn
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) dataset_seed: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum DatasetName {
     /// Tokens drawn at random
+    #[default]
     Random,
     /// The requests of a file
     Custom,
     /// The requests of a file, each at the time the file says
     TimedTrace,
+    /// Conversations in the format of ShareGPT: the first turns
+    Sharegpt,
+    /// A few prefixes drawn at random, each before as many prompts
+    PrefixRepetition,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -160,6 +216,10 @@ pub(crate) struct ServeBenchArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
 
+    /// tokenizer.json, or the folder it is in: counts the tokens of --dataset-name sharegpt
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tokenizer: Option<PathBuf>,
+
     /// Random tokens are below this; every common model has more
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) random_vocab_size: u32,
@@ -168,13 +228,8 @@ pub(crate) struct ServeBenchArgs {
     #[arg(long)]
     pub(crate) text: bool,
 
-    /// Requests per second; inf sends all at once. Not for --dataset-name timed_trace
-    #[arg(long, value_name = "R", default_value_t = f64::INFINITY)]
-    pub(crate) request_rate: f64,
-
-    /// 1 is a Poisson process, less comes in bursts, more is more even (the shape of a gamma distribution)
-    #[arg(long, value_name = "B", default_value_t = 1.0)]
-    pub(crate) burstiness: f64,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
 
     /// Most requests on their way at a time; others wait at the sender
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

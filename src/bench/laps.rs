@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use folio_core::plan::StepPlan;
 use folio_engine::{Observer, Part};
 use folio_model::Profile;
 use folio_model::profile::{Operation, OperationTimes};
+use folio_sim::cost::{Sample, Step};
 use serde_json::{Value, json};
 
 /// The parts of the engine that are not the executor.
@@ -20,16 +22,27 @@ const PARTS: [(Part, &str); 4] = [
 /// One step.
 #[derive(Clone, Debug)]
 pub(crate) struct StepRecord {
-    /// Tokens computed.
-    pub(crate) tokens: usize,
-    /// Sequences that computed them.
-    pub(crate) rows: usize,
+    /// What it did.
+    pub(crate) step: Step,
     /// When it ended.
     pub(crate) ended: Instant,
     /// Time of each [`Part`].
     parts: [Duration; 5],
     /// Time of each operation, where they were timed.
     operations: OperationTimes,
+}
+
+impl StepRecord {
+    /// The step as a cost model is fitted to it: all the time from the inbox to the last update.
+    pub(crate) fn sample(&self) -> Sample {
+        let time: Duration = self.parts.iter().sum();
+        Sample { step: self.step, micros: time.as_secs_f64() * 1e6 }
+    }
+
+    /// Whether it computed one token of each of `rows` sequences.
+    pub(crate) fn decodes(&self, rows: u64) -> bool {
+        (self.step.tokens, self.step.rows) == (rows, rows)
+    }
 }
 
 /// All steps since they were last taken. Clones are the same list.
@@ -70,21 +83,21 @@ impl Observer for Laps {
         self.last = now;
     }
 
-    fn finished(&mut self, tokens: usize, rows: usize) {
+    fn finished(&mut self, plan: &StepPlan) {
         let operations = self.profile.as_ref().map(Profile::take).unwrap_or_default();
-        let record = StepRecord { tokens, rows, ended: self.last, parts: self.parts, operations };
+        let step = Step::of(plan);
+        let record = StepRecord { step, ended: self.last, parts: self.parts, operations };
         self.steps.0.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }
 }
 
 /// Seconds from the end of one step to that of the next, for every two neighbours that computed one token of each of
 /// `rows` sequences.
-pub(crate) fn periods(steps: &[StepRecord], rows: usize) -> Vec<f64> {
-    let decode = |step: &StepRecord| step.tokens == rows && step.rows == rows;
+pub(crate) fn periods(steps: &[StepRecord], rows: u64) -> Vec<f64> {
     steps
         .windows(2)
         .filter_map(|pair| match pair {
-            [before, step] if decode(before) && decode(step) => {
+            [before, step] if before.decodes(rows) && step.decodes(rows) => {
                 Some((step.ended - before.ended).as_secs_f64())
             }
             _ => None,
@@ -175,10 +188,9 @@ impl Breakdown {
 mod tests {
     use super::*;
 
-    fn step(tokens: usize, rows: usize, ended: Instant, execute_ms: u64, up_ms: u64) -> StepRecord {
+    fn step(tokens: u64, rows: u64, ended: Instant, execute_ms: u64, up_ms: u64) -> StepRecord {
         let mut record = StepRecord {
-            tokens,
-            rows,
+            step: Step { tokens, rows, ..Step::default() },
             ended,
             parts: [Duration::from_millis(1); 5],
             operations: OperationTimes::default(),
@@ -206,7 +218,7 @@ mod tests {
     fn what_no_kernel_does_is_outside() {
         let now = Instant::now();
         let steps = [step(1, 1, now, 96, 90), step(7, 2, now, 1000, 0)];
-        let breakdown = Breakdown::of(&steps, |step| step.tokens == 1);
+        let breakdown = Breakdown::of(&steps, |step| step.decodes(1));
         // 90 of 96 + 4 ms.
         assert!((breakdown.outside_kernels() - 0.1).abs() < 1e-9);
         assert!(breakdown.table("decode").contains("10.000 ms  10.00 %"));

@@ -2,6 +2,9 @@
 
 use anyhow::{Result, ensure};
 use folio_sim::Random;
+use folio_sim::cost::Sample;
+use folio_sim::memory::Policy;
+use folio_sim::numbers::{mean, median, percentile};
 use serde_json::{Value, json};
 
 use super::args::LatencyArgs;
@@ -9,8 +12,7 @@ use super::dataset::{PROMPTS, Request, tokens};
 use super::engine::{Answered, Engine};
 use super::laps::{Breakdown, StepRecord, periods};
 use super::limits::Limits;
-use super::numbers::{mean, median, percentile};
-use super::write_json;
+use super::{by_policy, fit, write_json};
 
 /// What `vllm bench latency` reports.
 const PERCENTILES: [f64; 6] = [10.0, 25.0, 50.0, 75.0, 90.0, 99.0];
@@ -24,13 +26,34 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
             args.model.max_num_seqs
         );
     }
-    let engine = Engine::start(&args.model, args.run.temperature, args.run.profile)?;
+    let (mut runs, mut samples) = (Vec::new(), Vec::new());
+    for &policy in &args.run.kv_policy {
+        let engine = Engine::start(&args.model, &args.run, policy)?;
+        if args.run.kv_policy.len() > 1 {
+            println!("KV policy: {policy}");
+        }
+        runs.push(under_policy(&engine, args, policy, &mut samples)?);
+        if Some(&policy) == args.run.kv_policy.last() {
+            fit::write(args.run.fit.as_deref(), &engine.running, &samples)?;
+        }
+        engine.stop()?;
+    }
+    write_json(args.run.output_json.as_deref(), &by_policy(runs))
+}
+
+/// Measures and prints everything with an engine that runs; its steps are added to `samples`.
+fn under_policy(
+    engine: &Engine,
+    args: &LatencyArgs,
+    policy: Policy,
+    samples: &mut Vec<Sample>,
+) -> Result<Value> {
     let limits = Limits::measure(&engine.running)?;
     print!("{}", limits.describe());
     let mut random = Random::new(args.model.seed, PROMPTS);
     let prefill = match args.prefill_len {
         0 => Value::Null,
-        length => prefill(&engine, args, length, &limits, &mut random)?,
+        length => prefill(engine, args, length, &limits, &mut random, samples)?,
     };
     println!(
         "{:>6} {:>13} {:>13} {:>9} {:>9} {:>10} {:>10} {:>9} {:>9}",
@@ -46,10 +69,11 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
     );
     let mut batches = Vec::new();
     for &batch in &args.batch_size {
-        batches.push(measure(&engine, args, batch, &limits, &mut random)?);
+        batches.push(measure(engine, args, batch, &limits, &mut random, samples)?);
     }
-    let results = json!({
+    Ok(json!({
         "model": engine.running.name,
+        "kv_policy": policy.name(),
         "weights": engine.running.plan.weights,
         "threads": engine.running.plan.threads,
         "max_num_batched_tokens": engine.running.plan.max_num_batched_tokens,
@@ -58,9 +82,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
         "machine": limits.json(),
         "prefill": prefill,
         "batches": batches,
-    });
-    engine.stop()?;
-    write_json(args.run.output_json.as_deref(), &results)
+    }))
 }
 
 fn random_requests(
@@ -103,10 +125,12 @@ fn prefill(
     length: u32,
     limits: &Limits,
     random: &mut Random,
+    samples: &mut Vec<Sample>,
 ) -> Result<Value> {
     let longest = engine.running.engine.limits().max_model_len.saturating_sub(1).max(1);
     let length = length.min(longest);
     let (runs, steps) = iterations(engine, args, (1, length, 1), random)?;
+    samples.extend(steps.iter().map(StepRecord::sample));
     let rates: Vec<f64> = runs
         .iter()
         .flatten()
@@ -138,10 +162,12 @@ fn measure(
     batch: u32,
     limits: &Limits,
     random: &mut Random,
+    samples: &mut Vec<Sample>,
 ) -> Result<Value> {
     let (runs, steps) = iterations(engine, args, (batch, args.input_len, args.output_len), random)?;
+    samples.extend(steps.iter().map(StepRecord::sample));
     let rows = f64::from(batch);
-    let decode_steps = periods(&steps, batch as usize);
+    let decode_steps = periods(&steps, u64::from(batch));
     let period = median(&decode_steps);
     let decode = if period > 0.0 { rows / period } else { 0.0 };
     let seconds =
@@ -171,8 +197,7 @@ fn measure(
     if decode_steps.is_empty() && args.output_len > 1 {
         println!("{:>6} never generated all at once; use a longer --output-len", "");
     }
-    let breakdown =
-        Breakdown::of(&steps, |step| step.tokens == batch as usize && step.rows == step.tokens);
+    let breakdown = Breakdown::of(&steps, |step| step.decodes(u64::from(batch)));
     if args.run.profile {
         print!("{}", breakdown.table(&format!("decode of {batch}")));
     }

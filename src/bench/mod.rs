@@ -11,17 +11,18 @@
 pub(crate) mod args;
 mod dataset;
 mod engine;
+mod fit;
 mod laps;
 mod latency;
 mod limits;
-mod numbers;
+mod pace;
 mod serve;
 mod throughput;
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::args::{BenchArgs, BenchKind};
 
@@ -31,6 +32,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         BenchKind::Latency(args) => latency::run(args),
         BenchKind::Throughput(args) => throughput::run(args),
         BenchKind::Serve(args) => serve::run(args),
+    }
+}
+
+/// The results of one policy as they are, those of several as a list.
+fn by_policy(mut runs: Vec<Value>) -> Value {
+    match runs.pop() {
+        Some(only) if runs.is_empty() => only,
+        last => {
+            runs.extend(last);
+            json!({ "runs": runs })
+        }
     }
 }
 

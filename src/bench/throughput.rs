@@ -1,26 +1,57 @@
-//! `folio bench throughput`: a whole data set at once.
+//! `folio bench throughput`: a whole data set, at once or as it comes, under each memory policy in turn.
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use std::path::Path;
 
-use super::args::{DatasetName, ThroughputArgs};
-use super::dataset;
+use anyhow::{Context, Result};
+use folio_sim::memory::Policy;
+use folio_sim::numbers::{mean, median, percentile};
+use serde_json::{Value, json};
+
+use super::args::ThroughputArgs;
+use super::dataset::{self, Request};
 use super::engine::{Answered, Engine};
-use super::laps::Breakdown;
-use super::numbers::{mean, median, percentile};
-use super::write_json;
+use super::laps::{Breakdown, StepRecord};
+use super::{by_policy, fit, pace, write_json};
 
 /// Measures and prints.
-#[allow(clippy::cast_precision_loss, reason = "rates")]
 pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
-    ensure!(
-        args.data.dataset_name != DatasetName::TimedTrace,
-        "throughput sends everything at once; use --dataset-name custom, or folio bench serve"
-    );
-    let engine = Engine::start(&args.model, args.run.temperature, args.run.profile)?;
-    let requests = dataset::requests(&args.data, engine.running.engine.limits().vocab)?;
+    let mut samples = Vec::new();
+    let mut runs = Vec::new();
+    for &policy in &args.run.kv_policy {
+        let engine = Engine::start(&args.model, &args.run, policy)?;
+        let (results, steps) = measure(&engine, args, policy)?;
+        samples.extend(steps.iter().map(StepRecord::sample));
+        runs.push(results);
+        if Some(&policy) == args.run.kv_policy.last() {
+            fit::write(args.run.fit.as_deref(), &engine.running, &samples)?;
+        }
+        engine.stop()?;
+    }
+    write_json(args.run.output_json.as_deref(), &by_policy(runs))
+}
+
+fn requests(engine: &Engine, args: &ThroughputArgs) -> Result<Vec<Request>> {
+    let running = &engine.running;
+    let vocab = running.engine.limits().vocab;
+    let mut requests = dataset::requests(&args.data, vocab, Some(&running.tokenizer))?;
+    pace::spread(&mut requests, &args.pace, &args.data)?;
+    requests.sort_by(|a, b| a.arrival_s.total_cmp(&b.arrival_s));
+    Ok(requests)
+}
+
+/// Runs the data set once, prints what came of it, and returns that and all steps.
+#[allow(clippy::cast_precision_loss, reason = "rates")]
+fn measure(
+    engine: &Engine,
+    args: &ThroughputArgs,
+    policy: Policy,
+) -> Result<(Value, Vec<StepRecord>)> {
+    let requests = requests(engine, args)?;
     let answers = engine.run(&requests)?;
     let steps = engine.steps.take();
+    if let Some(file) = &args.write_trace {
+        write_trace(file, &requests, &answers)?;
+    }
     let elapsed = answers
         .iter()
         .filter_map(|answer| Some(*answer.tokens.last()? - answers.first()?.sent))
@@ -30,6 +61,11 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
     let input: usize = answers.iter().map(|answer| answer.input_len).sum();
     let output: usize = answers.iter().map(|answer| answer.tokens.len()).sum();
     let rate = |count: usize| count as f64 / elapsed.max(f64::MIN_POSITIVE);
+    let batched = batched_rows(&steps);
+    let preemptions = engine.preemptions();
+    if args.run.kv_policy.len() > 1 {
+        println!("KV policy: {policy}");
+    }
     println!(
         "Throughput: {:.2} requests/s, {:.2} total tokens/s, {:.2} output tokens/s",
         rate(answers.len()),
@@ -38,16 +74,13 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
     );
     println!("Total num prompt tokens:  {input}");
     println!("Total num output tokens:  {output}");
+    println!("Sequences in a step: {batched:.2}, preemptions: {preemptions}");
+    let normalized: Vec<f64> = answers.iter().map(|answer| answer.normalized() * 1e3).collect();
     let ttft: Vec<f64> = answers.iter().map(|answer| answer.ttft().as_secs_f64() * 1e3).collect();
     let tpot: Vec<f64> =
         answers.iter().filter_map(Answered::tpot).map(|seconds| seconds * 1e3).collect();
-    for (name, values) in [("TTFT", &ttft), ("TPOT", &tpot)] {
-        println!(
-            "{name}: mean {:.1} ms, median {:.1} ms, P99 {:.1} ms",
-            mean(values),
-            median(values),
-            percentile(values, 99.0)
-        );
+    for (name, values) in [("TTFT", &ttft), ("TPOT", &tpot), ("Latency per token", &normalized)] {
+        print_times(name, values);
     }
     let breakdown = Breakdown::of(&steps, |_| true);
     if args.run.profile {
@@ -55,6 +88,11 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
     }
     let results = json!({
         "model": engine.running.name,
+        "kv_policy": policy.name(),
+        "num_gpu_blocks": engine.running.plan.blocks,
+        "block_size": engine.running.plan.block_size,
+        "max_num_seqs": engine.running.plan.max_num_seqs,
+        "max_num_batched_tokens": engine.running.plan.max_num_batched_tokens,
         "elapsed_time": elapsed,
         "num_requests": answers.len(),
         "total_num_tokens": input + output,
@@ -62,6 +100,9 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
         "tokens_per_second": rate(input + output),
         "output_tokens_per_second": rate(output),
         "steps": steps.len(),
+        "mean_rows": batched,
+        "preemptions": preemptions,
+        "mean_normalized_latency_ms": mean(&normalized),
         "mean_ttft_ms": mean(&ttft),
         "median_ttft_ms": median(&ttft),
         "p99_ttft_ms": percentile(&ttft, 99.0),
@@ -70,6 +111,33 @@ pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
         "p99_tpot_ms": percentile(&tpot, 99.0),
         "profile": args.run.profile.then(|| breakdown.json()),
     });
-    engine.stop()?;
-    write_json(args.run.output_json.as_deref(), &results)
+    Ok((results, steps))
+}
+
+fn write_trace(file: &Path, requests: &[Request], answers: &[Answered]) -> Result<()> {
+    let lengths = requests
+        .iter()
+        .zip(answers)
+        .map(|(request, answer)| (request.arrival_s, answer.input_len, answer.tokens.len()));
+    std::fs::write(file, dataset::trace(lengths))
+        .with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Milliseconds.
+fn print_times(name: &str, values: &[f64]) {
+    println!(
+        "{name}: mean {:.1} ms, median {:.1} ms, P99 {:.1} ms",
+        mean(values),
+        median(values),
+        percentile(values, 99.0)
+    );
+}
+
+/// Sequences in a step, the mean over the time that steps took.
+#[allow(clippy::cast_precision_loss, reason = "a mean")]
+fn batched_rows(steps: &[StepRecord]) -> f64 {
+    let (rows, time) = steps.iter().map(StepRecord::sample).fold((0.0, 0.0), |(rows, time), s| {
+        (rows + s.step.rows as f64 * s.micros, time + s.micros)
+    });
+    rows / f64::max(time, f64::MIN_POSITIVE)
 }

@@ -10,10 +10,11 @@ use crate::args;
 /// Simulate the engine: the scheduler that serves, under a clock that does not wait
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SimulateArgs {
-    /// Model folder, config.json, or opt-13b, opt-66b, opt-175b, llama-13b, llama-3-8b, llama-3-70b
-    pub(crate) model: PathBuf,
+    /// Model folder, config.json, or opt-13b, opt-66b, opt-175b, llama-13b, llama-3-8b, llama-3-70b; without one, the
+    /// built-in demo model
+    pub(crate) model: Option<PathBuf>,
 
-    /// Hardware: a100-40g, a100-80g, h100, h200, or a JSON file with the fields of one
+    /// Hardware: a100-40g, a100-80g, h100, h200, cpu (this machine, measured now), or a JSON file with the fields of one
     #[arg(long, value_name = "NAME", default_value = "a100-40g")]
     pub(crate) device: String,
 

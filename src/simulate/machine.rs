@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use folio_kernels::{Context, measure};
 use folio_model::MemoryRequest;
 use folio_sim::cost::{self, DEVICES, Device, Fitted, Roofline, Shape, StepCost};
 
 use super::args::SimulateArgs;
 use crate::shapes::Described;
-use crate::{plan, trace};
+use crate::{machine, plan, settings, trace};
 
 /// Longest file that is read, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
@@ -27,7 +28,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(args: &SimulateArgs) -> Result<Self> {
-        let described = Described::find(Some(&args.model))?;
+        let described = Described::find(args.model.as_deref())?;
         let mut device = device(&args.device)?;
         let seconds = |flag: &str, micros: f64| {
             ensure!((0.0..=1e9).contains(&micros), "{flag} must not be below 0, nor {micros}");
@@ -112,14 +113,40 @@ impl Machine {
     }
 }
 
+/// This machine, by what it reads and computes now. The shares are what the kernels reach of both, and the overheads what
+/// a step takes outside of them; see docs/performance.md.
+#[allow(clippy::cast_precision_loss, reason = "bytes of memory")]
+fn this_machine() -> Result<Device> {
+    let context = Context::new(machine::threads(), settings::isa()?)
+        .context("the threads that measure this machine cannot be started")?;
+    let bandwidth =
+        measure::read_bandwidth(&context).context("measuring the memory's bandwidth")?;
+    Ok(Device {
+        name: "cpu".to_owned(),
+        memory_bytes: machine::available_memory().unwrap_or(settings::ASSUMED_MEMORY) as f64,
+        bandwidth,
+        flops: measure::f32_peak(&context),
+        // The only neighbour is the same memory: what is moved is read and written.
+        link: bandwidth / 2.0,
+        host_link: bandwidth / 2.0,
+        bandwidth_share: 0.9,
+        flops_share: 0.8,
+        step_overhead: 2e-4,
+        row_overhead: 3e-5,
+    })
+}
+
 /// One that is known, or that of a file.
 fn device(name: &str) -> Result<Device> {
     if let Some(device) = cost::device(name) {
         return Ok(device);
     }
+    if name == "cpu" {
+        return this_machine();
+    }
     let names = DEVICES.map(|device| device.0).join(", ");
     if !Path::new(name).is_file() {
-        bail!("--device {name} is not known; there are {names}, or give a JSON file");
+        bail!("--device {name} is not known; there are {names}, cpu, or give a JSON file");
     }
     let text = trace::read_text(Path::new(name), MOST_BYTES)?;
     let device: Device = serde_json::from_str(&text).with_context(|| format!("--device {name}"))?;

@@ -3,6 +3,7 @@
 //! Each target says in a few words what became of an input; an input with a new outcome joins the corpus for the rest of the
 //! run. A panic ends the run and prints the input. `cargo xtask fuzz` runs each target for as long as it is told to, here
 //! each gets some inputs every time.
+#![allow(clippy::print_stdout, reason = "what was tried, and what failed, is the result")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod files;

@@ -28,6 +28,7 @@ usage: cargo xtask <chore>
   fuzz [S]     damaged inputs for each parser, then random traces for the scheduler, so many seconds each
   soak [N]     N requests (10000) of 200 rude clients against the release binary
   evaluate     simulate the paper's evaluation and write docs/evaluation.md
+  evaluate measure  measure what that page says of this machine, on which nothing else should run
   bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them
 ";
 
@@ -44,7 +45,9 @@ fn main() -> ExitCode {
         }
         Some("fuzz") => fuzz::run(&root(), std::env::args().nth(2).as_deref()),
         Some("soak") => soak::run(&root(), std::env::args().nth(2).as_deref()),
-        Some("evaluate") => evaluate::run(&root()),
+        Some("evaluate") => {
+            evaluate::run(&root(), std::env::args().nth(2).as_deref() == Some("measure"))
+        }
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -237,6 +237,16 @@ impl Group {
         memory.most_blocks(shared, (known + 1).min(self.origin.longest), self.width())
     }
 
+    /// Blocks that its sequences take beyond those they hold, when each has `tokens` more, or all that it may ever hold.
+    pub(crate) fn growth(&self, tokens: u32, block_size: u32) -> u32 {
+        let taken = |seq: &Sequence| {
+            let held = seq.table().map_or(0, |table| count(table.blocks()));
+            let goal = seq.known().saturating_add(tokens).min(self.origin.longest);
+            goal.div_ceil(block_size).saturating_sub(held)
+        };
+        self.sequences.iter().map(taken).sum()
+    }
+
     /// Leaves the queue with a table for the shared tokens.
     pub(crate) fn start(&mut self, table: BlockTable) {
         debug_assert_eq!(self.phase, Phase::Waiting);

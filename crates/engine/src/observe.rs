@@ -4,6 +4,7 @@
 //! in its loop.
 
 use folio_core::kv::Change;
+use folio_core::plan::StepPlan;
 
 /// The parts of a step, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +34,12 @@ pub trait Observer: Send + 'static {
     /// What the step has changed in the prefix cache, if the memory was made to tell; never called for nothing. Whatever is
     /// left in the list is forgotten.
     fn cache_changed(&mut self, _changes: &mut Vec<Change>) {}
-    /// The step has ended; its plan had so many tokens in so many rows. Not called where there was nothing to plan.
-    fn finished(&mut self, tokens: usize, rows: usize);
+    /// The step that executed `plan` has ended. Not called where there was nothing to plan.
+    fn finished(&mut self, plan: &StepPlan);
 }
 
 impl Observer for () {
     fn began(&mut self) {}
     fn ended(&mut self, _: Part) {}
-    fn finished(&mut self, _: usize, _: usize) {}
+    fn finished(&mut self, _: &StepPlan) {}
 }

@@ -269,7 +269,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
         self.shared.progress.mark();
         self.streams.deliver(&mut self.events, began, Instant::now());
         self.observer.ended(Part::Publish);
-        self.observer.finished(self.plan.tokens.len(), self.plan.rows.len());
+        self.observer.finished(&self.plan);
         self.check(Occasion::Step)?;
         match result {
             Err(last) if self.failed_in_a_row >= self.config.max_failed_steps => {

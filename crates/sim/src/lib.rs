@@ -15,6 +15,7 @@ mod executor;
 mod gate;
 pub mod memory;
 pub mod metrics;
+pub mod numbers;
 mod random;
 mod report;
 mod rule;

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use crate::memory::Usage;
+use crate::numbers::{mean, percentile_of_sorted};
 use crate::report::{Outcome, RequestRecord};
 use crate::setup::Played;
 
@@ -25,19 +26,10 @@ pub struct Spread {
 impl Spread {
     /// Of any values; zeros if there are none.
     #[must_use]
-    #[allow(clippy::cast_precision_loss, reason = "a mean")]
     pub fn of(mut values: Vec<f64>) -> Self {
-        if values.is_empty() {
-            return Self::default();
-        }
         values.sort_unstable_by(f64::total_cmp);
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        // The nearest rank.
-        let at = |percent: usize| {
-            let rank = (values.len() * percent).div_ceil(100).clamp(1, values.len());
-            values.get(rank - 1).copied().unwrap_or_default()
-        };
-        Self { mean, p50: at(50), p90: at(90), p99: at(99) }
+        let at = |percent| percentile_of_sorted(&values, percent);
+        Self { mean: mean(&values), p50: at(50.0), p90: at(90.0), p99: at(99.0) }
     }
 }
 
@@ -226,18 +218,5 @@ impl Summary {
         }
         self.kv = Shares::of(&usage);
         self.saved_share = if held > 0 { saved as f64 / held as f64 } else { 0.0 };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_values_that_were_there() {
-        let spread = Spread::of((1..=200).rev().map(f64::from).collect());
-        assert_eq!(spread, Spread { mean: 100.5, p50: 100.0, p90: 180.0, p99: 198.0 });
-        assert_eq!(Spread::of(vec![3.0]), Spread { mean: 3.0, p50: 3.0, p90: 3.0, p99: 3.0 });
-        assert_eq!(Spread::of(Vec::new()), Spread::default());
     }
 }

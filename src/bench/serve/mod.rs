@@ -1,13 +1,14 @@
 //! `folio bench serve`: a load generator for any server with an OpenAI-compatible API.
 
 mod client;
-mod pace;
 mod report;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use folio_text::Tokenizer;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
@@ -15,10 +16,15 @@ use tokio::time::sleep_until;
 
 use self::client::Target;
 use self::report::{Goodput, Reply, Report, Wanted};
-use super::args::{Backend, DatasetName, ServeBenchArgs};
+use super::args::{Backend, ServeBenchArgs};
 use super::dataset::{self, Request};
+use super::pace;
 use super::write_json;
+use crate::startup::MOST_PROMPT_BYTES;
+use crate::trace::read_text;
 
+/// Longest tokenizer that is read, in bytes.
+const MOST_TOKENIZER_BYTES: u64 = 64 << 20;
 /// All tasks are told to begin this long before they may have to.
 const HEAD_START: Duration = Duration::from_millis(50);
 
@@ -36,10 +42,9 @@ async fn measure(args: &ServeBenchArgs) -> Result<()> {
         Some(model) => model.clone(),
         None => target.first_model().await.context("asking the server for its models")?,
     };
-    let mut requests = dataset::requests(&args.data, args.random_vocab_size)?;
-    if args.data.dataset_name != DatasetName::TimedTrace {
-        pace::spread(&mut requests, args.request_rate, args.burstiness, args.data.dataset_seed)?;
-    }
+    let tokenizer = args.tokenizer.as_deref().map(tokenizer).transpose()?;
+    let mut requests = dataset::requests(&args.data, args.random_vocab_size, tokenizer.as_ref())?;
+    pace::spread(&mut requests, &args.pace, &args.data)?;
     let asker = Asker::new(args, target, model)?;
     let bodies: Vec<String> =
         requests.iter().map(|request| asker.body(request)).collect::<Result<_>>()?;
@@ -55,7 +60,7 @@ async fn measure(args: &ServeBenchArgs) -> Result<()> {
         metrics: &args.percentile_metrics,
         percentiles: &args.metric_percentiles,
         max_concurrency: args.max_concurrency,
-        request_rate: args.request_rate,
+        request_rate: args.pace.request_rate,
     };
     let Report { text, json } = report::report(&replies, duration, &wanted)?;
     print!("{text}");
@@ -64,6 +69,15 @@ async fn measure(args: &ServeBenchArgs) -> Result<()> {
     }
     let results = results(args, &asker, &replies, json);
     write_json(args.output_json.as_deref(), &Value::Object(results))
+}
+
+/// The tokenizer of a file, or of a folder with such a file.
+fn tokenizer(path: &Path) -> Result<Tokenizer> {
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+    let read = read_text(&file, MOST_TOKENIZER_BYTES);
+    let tokenizer =
+        read.and_then(|json| Ok(Tokenizer::from_json(json.as_bytes(), MOST_PROMPT_BYTES)?));
+    tokenizer.with_context(|| format!("--tokenizer {}", file.display()))
 }
 
 /// What was asked, then `numbers`, then what was asked for in detail.
@@ -78,7 +92,7 @@ fn results(
         Backend::Openai => "openai",
         Backend::OpenaiChat => "openai-chat",
     };
-    let rate = args.request_rate;
+    let rate = args.pace.request_rate;
     let mut all = Map::new();
     let mut set = |name: &str, value: Value| all.insert(name.to_owned(), value);
     set("date", json!(date));
@@ -88,7 +102,7 @@ fn results(
     set("num_prompts", json!(replies.len()));
     // JSON has no infinity; vLLM writes the word.
     set("request_rate", if rate.is_finite() { json!(rate) } else { json!("inf") });
-    set("burstiness", json!(args.burstiness));
+    set("burstiness", json!(args.pace.burstiness));
     set("max_concurrency", json!(args.max_concurrency));
     all.extend(numbers);
     if args.save_detailed {

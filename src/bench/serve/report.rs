@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use crate::bench::numbers::{deviation, mean, median, percentile};
+use folio_sim::numbers::{deviation, mean, median, percentile};
 
 /// The metrics: name in JSON, in a line, and in a heading.
 const METRICS: [(&str, &str, &str); 4] = [

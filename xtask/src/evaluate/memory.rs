@@ -64,7 +64,7 @@ pub(super) fn figures_2_and_13(folio: &Folio, charts: &Path) -> Result<Vec<Secti
     share.extend(PAPER_ENGINE);
     let sharegpt = folio.simulate(&share)?;
     let mut more = share.clone();
-    more[4] = "2.2";
+    more[4] = "3";
     more[8] = "policy=paged";
     let saturated = folio.simulate(&more)?;
     let mut alpaca = share.clone();
@@ -75,8 +75,9 @@ pub(super) fn figures_2_and_13(folio: &Folio, charts: &Path) -> Result<Vec<Secti
     let effective = Section {
         title: "Fig. 2: effective KV memory",
         rows: effective(&sharegpt, &saturated)?,
-        note: "At 2 requests/s the paged cache still has room now and then, and what is free counts as waste here; at 2.2 \
-               requests/s it is full. For Orca, what is free cannot be used: no reservation fits into it."
+        note: "At 2 requests/s the paged cache still has room now and then, and what is free counts as waste here; at 3 requests/s \
+               it is full but for the room that running sequences are about to take. For Orca, what is free cannot be used: no \
+               reservation fits into it."
             .to_owned(),
         command: command(&share),
         charts: vec![figures::usage(charts, "kv-orca-max", "Orca (Max)", of(&sharegpt, "orca-max")?)?,
@@ -112,7 +113,7 @@ fn effective(sharegpt: &[Value], saturated: &[Value]) -> Result<Vec<Row>> {
         ));
     }
     let full = percent(of(saturated, "paged")?, "summary.kv.tokens")?;
-    rows.push(Row::new("paged, at 2.2 requests/s: tokens, %", "96.3", format!("{full:.1}")));
+    rows.push(Row::new("paged, at 3 requests/s: tokens, %", "96.3", format!("{full:.1}")));
     Ok(rows)
 }
 

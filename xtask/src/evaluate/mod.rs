@@ -7,10 +7,12 @@
 //! | `rates` | Fig. 12, 14, 16, 17: the load that can be sustained |
 //! | `ablations` | Fig. 18 and 19: block sizes, and how preempted requests recover |
 //! | `figures` | charts |
+//! | `measured` | what the CPU shows: the policies on the real engine, and a run beside its simulation |
 //! | `page` | the document around the rows |
 
 mod ablations;
 mod figures;
+mod measured;
 mod memory;
 mod page;
 mod rates;
@@ -27,6 +29,8 @@ use serde_json::Value;
 const PAPER_COST: [&str; 4] = ["--step-overhead-us", "3000", "--row-overhead-us", "310"];
 /// The paper's engines kept no KV between requests, and recomputed what was preempted.
 const PAPER_ENGINE: [&str; 3] = ["--no-enable-prefix-caching", "--preemption-mode", "recompute"];
+/// Where many sequences share much, memory is to be the limit, and not their number.
+const MANY: [&str; 2] = ["--max-num-seqs", "1024"];
 
 /// One row of the document.
 struct Row {
@@ -62,6 +66,12 @@ struct Folio {
 }
 
 impl Folio {
+    /// Runs it to its end; what it prints goes to the terminal.
+    fn run(&self, arguments: &[&str]) -> Result<()> {
+        eprintln!("   folio {}", arguments.join(" "));
+        crate::run(Command::new(&self.binary).args(arguments))
+    }
+
     fn json(&self, arguments: &[&str]) -> Result<Value> {
         eprintln!("   folio {}", arguments.join(" "));
         let output = Command::new(&self.binary)
@@ -100,13 +110,16 @@ fn command(arguments: &[&str]) -> String {
     format!("folio simulate {}", arguments.join(" "))
 }
 
-/// Simulates everything and writes the document.
-pub(crate) fn run(root: &Path) -> Result<()> {
+/// Simulates everything and writes the document; or `measure`s what it says of this machine.
+pub(crate) fn run(root: &Path, measure: bool) -> Result<()> {
     crate::cargo("the binary", &["build", "--release", "--bin", "folio"])?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let folio = Folio { binary: target.join("release/folio") };
     let docs = root.join("docs");
+    if measure {
+        return measured::measure(&folio, &docs, &target);
+    }
     let charts = docs.join("figures");
     fs::create_dir_all(&charts)?;
     let mut sections = vec![memory::table_1(&folio)?];
@@ -118,7 +131,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     sections.push(rates::figure_17(&folio)?);
     sections.push(ablations::figure_18(&folio)?);
     sections.push(ablations::figure_19(&folio)?);
-    fs::write(docs.join("evaluation.md"), page::page(&sections))?;
+    let page = page::page(&sections, &measured::sections(&docs)?);
+    fs::write(docs.join("evaluation.md"), page)?;
     eprintln!("docs/evaluation.md is written");
     Ok(())
 }

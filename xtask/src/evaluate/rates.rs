@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Folio, PAPER_COST, PAPER_ENGINE, Row, Section, command, figures, number, of};
+use super::{Folio, MANY, PAPER_COST, PAPER_ENGINE, Row, Section, command, figures, number, of};
 
 const BOUND: [&str; 2] = ["--find-rate", "0.5"];
 
@@ -100,11 +100,9 @@ pub(super) fn figure_12(folio: &Folio, charts: &Path) -> Result<Section> {
     Ok(Section {
         title: "Fig. 12: basic sampling",
         rows,
-        note: "The paper gives its ratios over all three models. On OPT-13B ours stays just short of their lower ends: a request \
-               is admitted as soon as its prompt fits, so a full cache preempts often, and about a seventh of the time at the \
-               knee goes into computing again what was preempted. OPT-175B's large cache holds more than its steps can bear \
-               with 0.31 ms per sequence, so memory limits nobody much. FasterTransformer is spared the padding of its \
-               batches here. On Alpaca the largest model is bound by arithmetic, as in the paper, and the advantage shrinks."
+        note: "The paper gives its ratios over all three models. OPT-175B's large cache holds more than its steps can bear with \
+               0.31 ms per sequence, so memory limits nobody much. FasterTransformer is spared the padding of its batches here. \
+               On Alpaca the largest model is bound by arithmetic, as in the paper, and the advantage shrinks."
             .to_owned(),
         command: first.context("there are servers")?,
         charts: vec![
@@ -130,6 +128,7 @@ pub(super) fn figure_14(folio: &Folio) -> Result<Section> {
     ] {
         let mut more = vec!["--dataset", "alpaca", "--duration", "300"];
         more.extend(flags);
+        more.extend(MANY);
         more.extend(PAPER_ENGINE);
         let found = Found::find(folio, server, &more, "policy=paged,orca-oracle")?;
         rows.push(Row::new(
@@ -142,9 +141,9 @@ pub(super) fn figure_14(folio: &Folio) -> Result<Section> {
     Ok(Section {
         title: "Fig. 14: parallel sampling and beam search",
         rows,
-        note: "OPT-13B on Alpaca. Ours gains less than the paper says: with 0.31 ms for each sequence, a step of many beams is \
-               bound by that overhead before memory is, and a copy of a whole beam, which Orca makes whenever two part, \
-               costs only its bytes here."
+        note: "OPT-13B on Alpaca. Where ours gains less than the paper says, 0.31 ms for each sequence bound a step of many beams \
+               before memory does, and a copy of a whole beam, which Orca makes whenever two part, costs only its bytes here. \
+               Blocks that beams share are read once for all of them, as folio's kernels do."
             .to_owned(),
         command: shown,
         charts: Vec::new(),
@@ -157,7 +156,8 @@ pub(super) fn figure_16(folio: &Folio) -> Result<Section> {
     let mut rows = Vec::new();
     let mut shown = String::new();
     for (what, prefix, paper) in [("1-shot", "80", "1.67×"), ("5-shot", "341", "3.58×")] {
-        let more = ["--dataset", "35,45", "--shared-prefix", prefix, "--duration", "300"];
+        let mut more = vec!["--dataset", "35,45", "--shared-prefix", prefix, "--duration", "300"];
+        more.extend(MANY);
         let found = Found::find(folio, &server, &more, "policy=paged,orca-oracle")?;
         rows.push(Row::new(
             format!("{what}, {prefix} tokens: sustained rate against Orca (Oracle)"),
@@ -169,9 +169,9 @@ pub(super) fn figure_16(folio: &Folio) -> Result<Section> {
     Ok(Section {
         title: "Fig. 16: a shared prefix",
         rows,
-        note: "Translation from WMT16, LLaMA-13B. The paper does not give the lengths of its sentences; all have 35 tokens \
-               here, and 45 in translation. Ours finds the prefix in its cache; the overhead per sequence limits both before \
-               memory does, so the ratios are smaller than the paper's."
+        note: "Translation from WMT16, LLaMA-13B. The paper does not give the lengths of its sentences; all have 35 tokens here, \
+               and 45 in translation. Ours finds the prefix in its cache, and reads it once for all sequences of a step. Where \
+               the ratios are smaller than the paper's, the overhead per sequence limits both before memory does."
             .to_owned(),
         command: shown,
         charts: Vec::new(),

@@ -46,10 +46,16 @@ impl<M: KvMemory> Scheduler<M> {
         out
     }
 
-    /// Brings the first group of the line back, if there is room for it and for what it needs next.
-    pub(super) fn resume_head(&mut self, budget: &mut Budget, ops: &mut Vec<CacheOp>) -> bool {
+    /// Brings the first group of the line back, if there is room for it and for what it needs next, and `room` beside that.
+    pub(super) fn resume_head(
+        &mut self,
+        room: u32,
+        budget: &mut Budget,
+        ops: &mut Vec<CacheOp>,
+    ) -> bool {
         let Some(head) = self.waiting.head() else { return false };
-        if self.memory.free_blocks() < head.need_to_come_back(&self.memory) {
+        let need = head.need_to_come_back(&self.memory).saturating_add(room);
+        if self.memory.free_blocks() < need {
             return false;
         }
         let Some(mut group) = self.waiting.pop() else { return false };

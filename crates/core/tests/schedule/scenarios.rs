@@ -3,7 +3,7 @@
 use expect_test::expect;
 use folio_core::ids::{Salt, Tick};
 use folio_core::kv::Config;
-use folio_core::schedule::Limits;
+use folio_core::schedule::{Limits, PreemptionMode};
 use folio_core::stats::{Load, Stats};
 
 use super::scenario::{CACHED, check};
@@ -409,4 +409,23 @@ fn samples_that_were_preempted_find_their_own_tails_in_the_prefix_cache() {
         21  B.0[18..19]*  B.1[18..19]*                  | ends B; free 12
     "#]],
     );
+}
+
+#[test]
+fn nobody_starts_in_the_room_that_the_running_are_about_to_take() {
+    let config = Config { capacity: 6, ..CACHED };
+    let run = |headroom| {
+        let mode = PreemptionMode::Recompute;
+        let mut server = Server::with_headroom(wide(), config, 0, mode, headroom);
+        for (text, prompt, output) in [(1, 8, 12), (2, 4, 1), (3, 8, 12)] {
+            server.submit(job(text, prompt, 1, Some(output))).unwrap();
+        }
+        server.step();
+        let after_a_step = server.scheduler.stats().running.groups;
+        server.drain(100);
+        (after_a_step, server.scheduler.stats().totals.preemptions)
+    };
+    // Two blocks, one and two fit, but the first and the third request need five each in the end. The second one ends at once.
+    assert_eq!(run(0), (2, 1));
+    assert_eq!(run(8), (1, 0));
 }

@@ -102,9 +102,21 @@ impl Server {
         slots: u32,
         mode: PreemptionMode,
     ) -> Self {
+        // Without headroom a few blocks are enough to see everything.
+        Self::with_headroom(limits, config, slots, mode, 0)
+    }
+
+    pub(crate) fn with_headroom(
+        limits: Limits,
+        config: Config,
+        slots: u32,
+        mode: PreemptionMode,
+        headroom: u32,
+    ) -> Self {
         let executor = HashExecutor::new(config.block_size, config.capacity, VOCAB);
         let memory = Manager::new(config).unwrap().with_swap_space(slots);
-        let scheduler = Scheduler::new(limits, memory).with_preemption(mode);
+        let scheduler = Scheduler::new(limits, memory);
+        let scheduler = scheduler.with_preemption(mode).with_headroom(headroom);
         let records = BTreeMap::new();
         let (plan, out) = (StepPlan::default(), StepOutput::default());
         Self { scheduler, limits, records, plan, out, events: Vec::new(), steps: 0, executor }

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Sender, channel};
 
 use crate::common::*;
+use folio_core::plan::StepPlan;
 use folio_core::schedule::Scheduler;
 use folio_engine::{Observer, Part, start_observed};
 
@@ -24,7 +25,8 @@ impl Observer for Teller {
         self.0.send(Seen::Ended(part)).unwrap();
     }
 
-    fn finished(&mut self, tokens: usize, rows: usize) {
+    fn finished(&mut self, plan: &StepPlan) {
+        let (tokens, rows) = (plan.tokens.len(), plan.rows.len());
         self.0.send(Seen::Finished { tokens, rows }).unwrap();
     }
 }

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use folio_core::kv::{BlockName, Change};
+use folio_core::plan::StepPlan;
 use folio_engine::{Observer, Part};
 use tokio::sync::mpsc;
 
@@ -149,7 +150,7 @@ impl Observer for KvEventTap {
 
     fn ended(&mut self, _: Part) {}
 
-    fn finished(&mut self, _: usize, _: usize) {}
+    fn finished(&mut self, _: &StepPlan) {}
 
     fn wants_changes(&self) -> bool {
         true

@@ -100,8 +100,9 @@ impl Fitted {
         }
     }
 
-    /// The fit to measured steps whose relative error is least, with no coefficient below 0. Parts that no sample has come
-    /// out as 0.
+    /// The fit to measured steps whose relative error is least, with no coefficient below 0, but stretched so that all samples
+    /// together take as long as they took: a step that was held up now and then counts for little in the first and for what
+    /// it took in the second. Parts that no sample has come out as 0.
     #[must_use]
     pub fn to_samples(samples: &[Sample], block_size: u32) -> Self {
         let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.micros > 0.0).collect();
@@ -113,7 +114,17 @@ impl Fitted {
             .iter()
             .map(|sample| parts(&sample.step, knots).iter().map(|x| x / sample.micros).collect())
             .collect();
-        let solved = least_squares(&rows, knots.len() + LINEAR);
+        let mut solved = least_squares(&rows, knots.len() + LINEAR);
+        let predicted: f64 = samples
+            .iter()
+            .map(|sample| {
+                parts(&sample.step, knots).iter().zip(&solved).map(|(n, us)| n * us).sum::<f64>()
+            })
+            .sum();
+        let measured: f64 = samples.iter().map(|sample| sample.micros).sum();
+        if predicted > 0.0 {
+            solved.iter_mut().for_each(|us| *us *= measured / predicted);
+        }
         let (line, rest) = solved.split_at(knots.len());
         let part = |at: usize| rest.get(at).copied().unwrap_or(0.0);
         Self {

@@ -34,7 +34,7 @@ pub struct Step {
     pub rows: u64,
     /// Tokens chosen.
     pub draws: u64,
-    /// Positions whose KV is read, each row's own tokens included.
+    /// Positions whose KV is read, each row's own tokens included. What several rows share is read once for all of them.
     pub context: u64,
     /// Pairs of a computed token and a position it attends to.
     pub pairs: u64,
@@ -59,6 +59,7 @@ impl Step {
             step.context += start + tokens;
             step.pairs += tokens * start + tokens * (tokens + 1) / 2;
         }
+        step.context -= repeated(plan, step.context);
         for op in &plan.ops {
             match op {
                 CacheOp::Copy { .. } => step.copies += 1,
@@ -67,6 +68,21 @@ impl Step {
         }
         step
     }
+}
+
+/// How many of `context` positions lie in blocks that an earlier row reads, too; a block counts as full as the others.
+fn repeated(plan: &StepPlan, context: u64) -> u64 {
+    let most = plan.blocks.iter().map(|block| block.index()).max().unwrap_or(0);
+    let mut seen = vec![0u64; most / 64 + 1];
+    let mut again = 0;
+    for block in &plan.blocks {
+        let (word, bit) = (block.index() / 64, 1 << (block.index() % 64));
+        if let Some(word) = seen.get_mut(word) {
+            again += u64::from(*word & bit != 0);
+            *word |= bit;
+        }
+    }
+    (context * again).checked_div(count(plan.blocks.len())).unwrap_or(0)
 }
 
 fn count(n: usize) -> u64 {
@@ -85,5 +101,39 @@ pub trait StepCost: fmt::Debug + Send {
         }
         // A year for a step is a mistake in the model, but not a reason to panic.
         Duration::from_secs_f64(self.seconds(&Step::of(plan)).clamp(0.0, 3e7))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use folio_core::ids::{BlockId, SeqId, Token};
+    use folio_core::plan::Row;
+
+    use super::*;
+
+    #[test]
+    fn what_rows_share_is_read_once() {
+        let plan = |blocks: &[[u32; 3]]| {
+            let mut plan = StepPlan::default();
+            for (table, first) in blocks.iter().zip((0..).step_by(3)) {
+                plan.blocks.extend(table.map(BlockId));
+                plan.tokens.push(Token(1));
+                plan.rows.push(Row {
+                    seq: SeqId(1),
+                    start: 47,
+                    tokens: first / 3..first / 3 + 1,
+                    blocks: first..first + 3,
+                    draws: 0..0,
+                    targets: 0..0,
+                    first_target: 0,
+                    target_alternatives: 0,
+                });
+            }
+            plan
+        };
+        let context = |blocks: &[[u32; 3]]| Step::of(&plan(blocks)).context;
+        assert_eq!(context(&[[0, 1, 2]]), 48);
+        assert_eq!(context(&[[0, 1, 2], [3, 4, 5]]), 96);
+        assert_eq!(context(&[[0, 1, 2], [0, 1, 70], [0, 1, 71]]), 48 + 16 + 16);
     }
 }

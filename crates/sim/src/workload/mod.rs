@@ -59,11 +59,13 @@ impl Request {
         self.prompt.iter().fold(0u32, |sum, piece| sum.saturating_add(piece.len))
     }
 
-    fn tokens(&self) -> Vec<Token> {
+    /// Tokens below `vocab` that stand for the prompt: equal parts have equal tokens.
+    #[must_use]
+    pub fn tokens(&self, vocab: u32) -> Vec<Token> {
         let parts = self.prompt.iter().flat_map(|piece| {
             let seed = scramble(piece.stream);
             (piece.start..piece.start.saturating_add(piece.len))
-                .map(move |at| scramble(seed ^ u64::from(at)) % u64::from(VOCAB))
+                .map(move |at| scramble(seed ^ u64::from(at)) % u64::from(vocab.max(1)))
         });
         parts.map(|token| Token(u32::try_from(token).unwrap_or(0))).collect()
     }
@@ -182,7 +184,7 @@ impl Source for Arriving<'_> {
         }
         self.next += 1;
         let params = Params { max_tokens: Some(request.output.max(1)), ..self.params.clone() };
-        let job = Job::new(request.tokens(), params, Salt::default());
+        let job = Job::new(request.tokens(VOCAB), params, Salt::default());
         Some((index, Arrival { at, job, abort_at: None }))
     }
 

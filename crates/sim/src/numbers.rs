@@ -1,28 +1,37 @@
-//! Means and percentiles.
+//! Means and percentiles, of what was simulated and of what was measured.
 
 /// The mean; 0 of nothing.
+#[must_use]
 #[allow(clippy::cast_precision_loss, reason = "a mean")]
-pub(crate) fn mean(values: &[f64]) -> f64 {
+pub fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }
 
 /// The standard deviation of all values, not of a sample; 0 of nothing.
-pub(crate) fn deviation(values: &[f64]) -> f64 {
+#[must_use]
+pub fn deviation(values: &[f64]) -> f64 {
     let mean_value = mean(values);
     let squares: Vec<f64> = values.iter().map(|value| (value - mean_value).powi(2)).collect();
     mean(&squares).sqrt()
 }
 
-/// The percentile `percent`, interpolated between neighbours as NumPy does; 0 of nothing.
+/// The percentile `percent`, interpolated between neighbours as NumPy and vLLM do; 0 of nothing.
+#[must_use]
+pub fn percentile(values: &[f64], percent: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    percentile_of_sorted(&sorted, percent)
+}
+
+/// The same of values that ascend.
+#[must_use]
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a place in a list"
 )]
-pub(crate) fn percentile(values: &[f64], percent: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
+pub fn percentile_of_sorted(sorted: &[f64], percent: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     let place = last as f64 * percent.clamp(0.0, 100.0) / 100.0;
     let below = place.floor() as usize;
@@ -31,7 +40,8 @@ pub(crate) fn percentile(values: &[f64], percent: f64) -> f64 {
 }
 
 /// The 50th percentile.
-pub(crate) fn median(values: &[f64]) -> f64 {
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
     percentile(values, 50.0)
 }
 

@@ -3,26 +3,23 @@
 use anyhow::{Result, ensure};
 use folio_sim::Random;
 
-use crate::bench::dataset::Request;
+use super::args::{DataArgs, DatasetName, PaceArgs};
+use super::dataset::Request;
 
-/// What times are drawn for, see [`crate::bench::dataset::PROMPTS`].
+/// What times are drawn for, see [`super::dataset::PROMPTS`].
 const ARRIVALS: u64 = 1;
 
-/// Sets the arrival of every request. The times between arrivals are gamma distributed with mean `1 / rate` and shape
+/// Sets the arrival of every request, unless a trace has done so. The times between arrivals are gamma distributed with mean `1 / rate` and shape
 /// `burstiness`, stretched so that all of them take as long as the rate says, as in vLLM.
 #[allow(clippy::cast_precision_loss, reason = "a number of requests")]
-pub(crate) fn spread(
-    requests: &mut [Request],
-    rate: f64,
-    burstiness: f64,
-    seed: u64,
-) -> Result<()> {
+pub(crate) fn spread(requests: &mut [Request], pace: &PaceArgs, data: &DataArgs) -> Result<()> {
+    let PaceArgs { request_rate: rate, burstiness } = *pace;
     ensure!(rate > 0.0, "--request-rate {rate} is not above 0");
     ensure!(burstiness > 0.0, "--burstiness {burstiness} is not above 0");
-    if rate.is_infinite() {
+    if rate.is_infinite() || data.dataset_name == DatasetName::TimedTrace {
         return Ok(());
     }
-    let mut random = Random::new(seed, ARRIVALS);
+    let mut random = Random::new(data.dataset_seed, ARRIVALS);
     let mut at = 0.0;
     for request in &mut *requests {
         at += if burstiness.is_infinite() { 1.0 } else { random.gamma(burstiness) };
@@ -42,7 +39,8 @@ mod tests {
     fn arrivals(rate: f64, burstiness: f64) -> Vec<f64> {
         let request = Request { ids: vec![1], text: None, output_len: 1, arrival_s: 0.0 };
         let mut requests = vec![request; 400];
-        spread(&mut requests, rate, burstiness, 5).unwrap();
+        let pace = PaceArgs { request_rate: rate, burstiness };
+        spread(&mut requests, &pace, &DataArgs::default()).unwrap();
         requests.iter().map(|request| request.arrival_s).collect()
     }
 
@@ -69,7 +67,8 @@ mod tests {
     #[test]
     fn rates_that_mean_nothing_are_refused() {
         for (rate, burstiness) in [(0.0, 1.0), (-1.0, 1.0), (f64::NAN, 1.0), (1.0, 0.0)] {
-            assert!(spread(&mut [], rate, burstiness, 0).is_err());
+            let pace = PaceArgs { request_rate: rate, burstiness };
+            assert!(spread(&mut [], &pace, &DataArgs::default()).is_err());
         }
     }
 }
