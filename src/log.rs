@@ -144,7 +144,7 @@ mod tests {
         let log = Log::to(Slow(Arc::clone(&written), Some(wait)));
         let mut lines = log.lines.clone();
         for number in 0..MOST_WAITING + 100 {
-            writeln!(lines, "{number}").unwrap();
+            lines.write_all(format!("{number}\n").as_bytes()).unwrap();
         }
         go_on.send(()).unwrap();
         // There may not be room for the end at once.

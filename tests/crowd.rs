@@ -90,7 +90,7 @@ fn a_crowd_in_a_tight_cache_gets_what_each_gets_alone() {
     });
     let preemptions = tight.metric("vllm:num_preemptions_total");
     assert!(
-        preemptions >= 50.0,
+        preemptions >= 30.0,
         "only {preemptions} preemptions: the cache is too large for this test"
     );
     tight.assert_nothing_leaked();

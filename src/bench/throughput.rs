@@ -75,10 +75,7 @@ fn measure(
     println!("Total num prompt tokens:  {input}");
     println!("Total num output tokens:  {output}");
     println!("Sequences in a step: {batched:.2}, preemptions: {preemptions}");
-    let normalized: Vec<f64> = answers.iter().map(|answer| answer.normalized() * 1e3).collect();
-    let ttft: Vec<f64> = answers.iter().map(|answer| answer.ttft().as_secs_f64() * 1e3).collect();
-    let tpot: Vec<f64> =
-        answers.iter().filter_map(Answered::tpot).map(|seconds| seconds * 1e3).collect();
+    let Times { normalized, ttft, tpot } = Times::of(&answers);
     for (name, values) in [("TTFT", &ttft), ("TPOT", &tpot), ("Latency per token", &normalized)] {
         print_times(name, values);
     }
@@ -112,6 +109,23 @@ fn measure(
         "profile": args.run.profile.then(|| breakdown.json()),
     });
     Ok((results, steps))
+}
+
+/// Milliseconds, one for each request that has them.
+struct Times {
+    /// From sending to the last token, per token.
+    normalized: Vec<f64>,
+    ttft: Vec<f64>,
+    tpot: Vec<f64>,
+}
+
+impl Times {
+    fn of(answers: &[Answered]) -> Self {
+        let normalized = answers.iter().map(|answer| answer.normalized() * 1e3);
+        let ttft = answers.iter().map(|answer| answer.ttft().as_secs_f64() * 1e3);
+        let tpot = answers.iter().filter_map(Answered::tpot).map(|seconds| seconds * 1e3);
+        Self { normalized: normalized.collect(), ttft: ttft.collect(), tpot: tpot.collect() }
+    }
 }
 
 fn write_trace(file: &Path, requests: &[Request], answers: &[Answered]) -> Result<()> {

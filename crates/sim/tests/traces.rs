@@ -47,7 +47,7 @@ impl House {
         let config = Config { block_size, capacity, prefix_caching, secret: 1 };
         let (slots, mode) = swap.unwrap_or((0, PreemptionMode::Recompute));
         let memory = Memory::new(policy, config, slots, limits.max_model_len).unwrap();
-        Scheduler::new(limits, memory).with_preemption(mode)
+        Scheduler::new(limits, memory).with_preemption(mode).with_headroom(0)
     }
 
     fn executor(&self) -> CostExecutor {

@@ -47,7 +47,8 @@ pub(crate) fn engine(
     limits: Limits,
     shape: impl FnOnce(CostExecutor) -> CostExecutor,
 ) -> (Handle, EngineThread) {
-    let scheduler = Scheduler::new(limits, memory(blocks));
+    // Without headroom, so that little memory means many preemptions.
+    let scheduler = Scheduler::new(limits, memory(blocks)).with_headroom(0);
     start(scheduler, Box::new(shape(executor(blocks))), config()).unwrap()
 }
 

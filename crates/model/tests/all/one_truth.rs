@@ -161,7 +161,8 @@ fn serve(checkpoint: &Checkpoint, jobs: &[Job], way: Way) -> (Vec<Answer>, Stats
         vocab: small(checkpoint.spec().vocab),
     };
     let mut scheduler = Scheduler::new(limits, memory.unwrap().with_swap_space(small(slots)))
-        .with_preemption(PreemptionMode::Swap);
+        .with_preemption(PreemptionMode::Swap)
+        .with_headroom(0);
     let mut answers = BTreeMap::new();
     for job in jobs {
         answers.insert(scheduler.submit(job.clone(), Tick(0)).unwrap(), Answer::default());
