@@ -60,8 +60,9 @@ pub(crate) struct PlanArgs {
 
 /// Plans, prints, and fails if it does not fit.
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
-    let settings = Settings::new(&args.model, 1)?;
     let described = Described::find(args.model.model.as_deref())?;
+    // Of the settings the model's place is not one: a shape has none.
+    let settings = Settings::new(&ModelArgs { model: None, ..args.model.clone() }, 1)?;
     let memory = available(args)?.unwrap_or(settings.memory.available_bytes);
     let mut request = MemoryRequest { available_bytes: memory, ..settings.memory };
     if args.device.is_some() && request.block_size.is_none() {

@@ -169,3 +169,15 @@ fn a_gguf_file_is_all_a_model_needs() {
         assert!(text.contains("Once upon a time, there was a little girl named"), "{text}");
     }
 }
+
+#[test]
+fn a_model_of_which_only_the_shape_is_known_can_be_planned() {
+    let plan = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args(["plan", "opt-13b", "--device", "a100-40g", "--json"])
+        .output()
+        .unwrap();
+    assert!(plan.status.success(), "{}", String::from_utf8_lossy(&plan.stderr));
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    // Two bytes for each key and value of 40 layers of 5120 numbers.
+    assert_eq!(plan["kv_bytes_per_token"], 2 * 2 * 40 * 5120);
+}
