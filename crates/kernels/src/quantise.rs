@@ -79,8 +79,8 @@ fn quantise_group<L: Lanes>(l: L, panel: &CodePanel, values: &[f32], row: &mut C
 fn extremes<L: Lanes>(l: L, values: &[f32]) -> Option<(f32, f32)> {
     let (whole, tail) = values.as_chunks();
     let fill = *values.first()?;
-    // Zero for each number, and NaN for what is none.
     let (mut least, mut most) = (l.splat(fill), l.splat(fill));
+    // Zero for each number, and NaN for what is none.
     let mut zeros = l.splat(0.0);
     let mut take = |x: L::V| {
         least = l.min(x, least);
