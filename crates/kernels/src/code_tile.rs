@@ -169,8 +169,10 @@ pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
         ($($r:literal)*) => {
             match rows {
                 $($r if const { $r > L::FEW && $r <= L::ROWS } => {
-                    // SAFETY: as the caller promises.
-                    unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) }
+                    l.call(#[inline(always)] || {
+                        // SAFETY: as the caller promises.
+                        unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) }
+                    })
                 })*
                 _ => unreachable!("no register tile has {rows} rows"),
             }

@@ -1,10 +1,15 @@
 //! Which instruction set runs the kernels, and the door from safe code into each of them.
 //!
-//! Why: kernels are written once, generic over `Lanes`; the macro here instantiates each of them per instruction set inside a
-//! function with the right `#[target_feature]` and makes it a method of [`Isa`]. An `Isa` can only be had for a CPU
+//! Why: kernels are written once, generic over `Lanes`; the macro here instantiates each of them per instruction set, compiled
+//! for it (see `Lanes::call`), and makes it a method of [`Isa`]. An `Isa` can only be had for a CPU
 //! that has the instructions, so the methods are safe.
 
+use crate::lanes::Lanes;
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::neon::Neon;
 use crate::lanes::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that this CPU has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -110,52 +115,25 @@ impl std::fmt::Display for Isa {
 /// For each `fn name(arguments) = generic;` a method of [`Isa`] that runs `generic(token, arguments)`, compiled for
 /// that instruction set.
 macro_rules! kernels {
+    ($lanes:expr, $generic:path, $($arg:ident),*) => {{
+        let l = $lanes;
+        l.call(#[inline(always)] || $generic(l, $($arg),*))
+    }};
     ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $generic:path;)*) => {
-        #[cfg(target_arch = "x86_64")]
-        mod avx512 {
-            use super::*;
-            $($(#[$meta])*
-            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c")]
-            pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: this function has the features, so it is only called where the CPU has them.
-                $generic(unsafe { crate::lanes::avx512::Avx512::new() }, $($arg),*)
-            })*
-        }
-        #[cfg(target_arch = "x86_64")]
-        mod avx2 {
-            use super::*;
-            $($(#[$meta])*
-            #[target_feature(enable = "avx2,fma,f16c")]
-            pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: this function has the features, so it is only called where the CPU has them.
-                $generic(unsafe { crate::lanes::avx2::Avx2::new() }, $($arg),*)
-            })*
-        }
-        #[cfg(target_arch = "aarch64")]
-        mod neon {
-            use super::*;
-            $($(#[$meta])*
-            #[target_feature(enable = "neon")]
-            pub(super) fn $name($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: this function has the features, so it is only called where the CPU has them.
-                $generic(unsafe { crate::lanes::neon::Neon::new() }, $($arg),*)
-            })*
-        }
-
         impl Isa {
             $($(#[$meta])*
             pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
                 match self.0 {
-                    Kind::Scalar => $generic(Scalar, $($arg),*),
+                    Kind::Scalar => kernels!(Scalar, $generic, $($arg),*),
                     // SAFETY: this `Isa` was made because the CPU has the instructions.
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx2 => unsafe { avx2::$name($($arg),*) },
+                    Kind::Avx2 => kernels!(unsafe { Avx2::new() }, $generic, $($arg),*),
                     // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 => unsafe { avx512::$name($($arg),*) },
+                    Kind::Avx512 => kernels!(unsafe { Avx512::new() }, $generic, $($arg),*),
                     // SAFETY: as above.
                     #[cfg(target_arch = "aarch64")]
-                    Kind::Neon => unsafe { neon::$name($($arg),*) },
+                    Kind::Neon => kernels!(unsafe { Neon::new() }, $generic, $($arg),*),
                 }
             })*
         }

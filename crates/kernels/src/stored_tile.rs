@@ -222,35 +222,27 @@ unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
     }
 }
 
-/// `R` rows times at most as many panels as a tile of these rows is wide.
+/// `R` rows times the panels of these numbers.
 ///
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn by_bits<L: Integers, const R: usize>(
+unsafe fn row_of_tiles<L: Integers, W: Width, const R: usize>(
     l: L,
     t: &StoredTile<'_>,
-    first: usize,
-    width: usize,
+    panels: Range<usize>,
 ) {
-    macro_rules! wide {
-        ($width:ty) => {
+    for first in panels.clone().step_by(L::panels(R)) {
+        let width = L::panels(R).min(panels.end - first);
+        // SAFETY: as the caller promises.
+        unsafe {
             if const { R <= L::FOUR_WIDE } {
-                tile::<L, $width, R, 4>(l, t, first, width)
+                tile::<L, W, R, 4>(l, t, first, width);
             } else if const { R <= L::TWO_WIDE } {
-                tile::<L, $width, R, 2>(l, t, first, width)
+                tile::<L, W, R, 2>(l, t, first, width);
             } else {
-                tile::<L, $width, R, 1>(l, t, first, width)
+                tile::<L, W, R, 1>(l, t, first, width);
             }
-        };
-    }
-    // SAFETY: as the caller promises.
-    unsafe {
-        match t.layout.format.bits {
-            Bits::Four => wide!(Nibbles<0>),
-            Bits::Five => wide!(Nibbles<1>),
-            Bits::Six => wide!(Nibbles<2>),
-            Bits::Eight => wide!(Whole),
         }
     }
 }
@@ -267,17 +259,26 @@ pub(crate) unsafe fn tiles<L: Integers>(
     rows: usize,
     panels: Range<usize>,
 ) {
+    macro_rules! of {
+        ($width:ty, $r:literal) => {
+            l.call(
+                #[inline(always)]
+                || {
+                    // SAFETY: as the caller promises.
+                    unsafe { row_of_tiles::<L, $width, $r>(l, t, panels) }
+                },
+            )
+        };
+    }
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                $($r if const { $r <= L::FEW } => {
-                    // SAFETY: as the caller promises.
-                    unsafe {
-                        for first in panels.clone().step_by(L::panels($r)) {
-                            by_bits::<L, $r>(l, t, first, L::panels($r).min(panels.end - first));
-                        }
-                    }
-                })*
+                $($r if const { $r <= L::FEW } => match t.layout.format.bits {
+                    Bits::Four => of!(Nibbles<0>, $r),
+                    Bits::Five => of!(Nibbles<1>, $r),
+                    Bits::Six => of!(Nibbles<2>, $r),
+                    Bits::Eight => of!(Whole, $r),
+                },)*
                 _ => unreachable!("no register tile has {rows} rows"),
             }
         };

@@ -245,8 +245,10 @@ pub(crate) unsafe fn tiles<L: Lanes, E: Element, O: Order>(
         ($($r:literal)*) => {
             match rows {
                 $($r if const { $r <= L::ROWS } => {
-                    // SAFETY: as the caller promises.
-                    unsafe { row_of_tiles::<L, E, O, $r>(l, t, panels) }
+                    l.call(#[inline(always)] || {
+                        // SAFETY: as the caller promises.
+                        unsafe { row_of_tiles::<L, E, O, $r>(l, t, panels) }
+                    })
                 })*
                 _ => unreachable!("no register tile has {rows} rows"),
             }

@@ -19,6 +19,12 @@ impl Avx2 {
     }
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+fn call<R>(kernel: impl FnOnce() -> R) -> R {
+    kernel()
+}
+
 macro_rules! on_cpu {
     ($($code:tt)*) => {
         // SAFETY: `self` proves that the CPU has the instructions; pointers come from references to arrays of the
@@ -65,6 +71,10 @@ impl Lanes for Avx2 {
     const FOUR_WIDE: usize = 1;
     const TWO_WIDE: usize = 3;
 
+    #[inline(always)]
+    fn call<R>(self, kernel: impl FnOnce() -> R) -> R {
+        on_cpu!(call(kernel))
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         on_cpu! { let x = _mm256_set1_ps(x); V(x, x) }

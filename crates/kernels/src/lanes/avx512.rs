@@ -19,6 +19,12 @@ impl Avx512 {
     }
 }
 
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
+fn call<R>(kernel: impl FnOnce() -> R) -> R {
+    kernel()
+}
+
 macro_rules! on_cpu {
     ($($code:tt)*) => {
         // SAFETY: `self` proves that the CPU has the instructions; pointers come from references to arrays of the
@@ -35,6 +41,10 @@ impl Lanes for Avx512 {
     const FOUR_WIDE: usize = 4;
     const TWO_WIDE: usize = 12;
 
+    #[inline(always)]
+    fn call<R>(self, kernel: impl FnOnce() -> R) -> R {
+        on_cpu!(call(kernel))
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         on_cpu!(_mm512_set1_ps(x))

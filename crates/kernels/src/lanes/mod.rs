@@ -47,6 +47,11 @@ pub(crate) trait Lanes: Copy {
         }
     }
 
+    /// Calls `kernel`, a closure that is `#[inline(always)]`, as a function of its own that is compiled for the instruction set. All
+    /// that is generic over lanes is inlined; the door into an instruction set is such a call, and so is each part of a kernel
+    /// that comes in many kinds, for compilers are slow with functions of hundreds of kilobytes.
+    fn call<R>(self, kernel: impl FnOnce() -> R) -> R;
+
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32; LANES]) -> Self::V;
     fn store(self, x: Self::V, to: &mut [f32; LANES]);

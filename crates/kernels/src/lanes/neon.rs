@@ -20,6 +20,12 @@ impl Neon {
     }
 }
 
+#[target_feature(enable = "neon")]
+#[inline(never)]
+fn call<R>(kernel: impl FnOnce() -> R) -> R {
+    kernel()
+}
+
 macro_rules! on_cpu {
     ($($code:tt)*) => {
         // SAFETY: `self` proves that the CPU has NEON; pointers come from references to arrays of the length that is
@@ -65,6 +71,10 @@ impl Lanes for Neon {
     const FOUR_WIDE: usize = 1;
     const TWO_WIDE: usize = 3;
 
+    #[inline(always)]
+    fn call<R>(self, kernel: impl FnOnce() -> R) -> R {
+        on_cpu!(call(kernel))
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         on_cpu!([vdupq_n_f32(x); 4])

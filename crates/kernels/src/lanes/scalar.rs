@@ -28,6 +28,10 @@ impl Lanes for Scalar {
     const FOUR_WIDE: usize = 0;
     const TWO_WIDE: usize = 0;
 
+    #[inline(never)]
+    fn call<R>(self, kernel: impl FnOnce() -> R) -> R {
+        kernel()
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         [x; LANES]
