@@ -188,35 +188,6 @@ fn blocks(ctx: &Context) {
             least.iter().map(|least| format!("{:+5.0}", (least / base - 1.0) * 100.0)).collect();
         println!("{dtype:9} contiguous {:7.3} ms: {}", base * 1e3, more.join(" "));
     }
-    reading(ctx);
-}
-
-/// What the memory itself takes more for runs that lie anywhere than for one after the other: bytes are read and nothing else.
-fn reading(ctx: &Context) {
-    const RUNS: [usize; 4] = [2 << 10, 4 << 10, 16 << 10, 1 << 20];
-    let data = vec![1u64; 16 << 20];
-    let threads = ctx.team().threads();
-    let orders = RUNS.map(|run| order(data.len() * 8 / run));
-    let mut least = [f64::INFINITY; RUNS.len()];
-    for _ in 0..20 {
-        for ((order, run), least) in orders.iter().zip(RUNS).zip(&mut least) {
-            let read = |thread: usize| {
-                let mut sums = [0u64; 32];
-                for i in &order[thread * (order.len() / threads)..][..order.len() / threads] {
-                    for numbers in data[i * (run / 8)..][..run / 8].chunks_exact(32) {
-                        sums.iter_mut()
-                            .zip(numbers)
-                            .for_each(|(sum, n)| *sum = sum.wrapping_add(*n));
-                    }
-                }
-                black_box(sums);
-            };
-            *least = least.min(seconds(|| ctx.team().run(read)));
-        }
-    }
-    let base = least[RUNS.len() - 1];
-    let more = least.map(|least| format!("{:+.0}", (least / base - 1.0) * 100.0));
-    println!("reading alone, runs of {RUNS:?} bytes that lie anywhere: {} %", more.join(" "));
 }
 
 fn prefill(ctx: &Context) {

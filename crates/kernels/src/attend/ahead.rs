@@ -11,15 +11,23 @@ use crate::lanes::{LANES, Lanes};
 const DISTANCE: usize = 8 << 10;
 
 /// Runs ahead of the arithmetic of a unit, in the order in which it reads: sixteen positions at a time, the keys of a
-/// partition, then its values, then the next partition's. The hardware sees that order only inside a block; here it is
-/// followed through the block table.
+/// partition, then its values, then the next partition's; within these what one block holds of each head, head after head. The
+/// hardware sees that order only inside a block; here it is followed through the block table.
 pub(super) struct Ahead<'a> {
     u: &'a Unified<'a>,
-    walk: Walk<'a>,
     partition: usize,
     value: usize,
-    /// Positions that are left of these keys or values.
+    /// Of these keys or values, after the stretch.
+    walk: Walk<'a>,
     left: Range<usize>,
+    /// The stretch that is asked for, from its first head on.
+    stretch: Walk<'a>,
+    positions: usize,
+    /// Heads of it that come later.
+    heads_left: usize,
+    /// Where the head is, and the positions that are left of it.
+    head: Walk<'a>,
+    head_left: usize,
     at: *const u8,
 }
 
@@ -30,8 +38,20 @@ impl<'a> Ahead<'a> {
         let partition = u.unit.partitions.start;
         let left = read(u, partition);
         let walk = Walk::new(u, 0, left.start);
-        let mut ahead = Self { u, walk, partition, value: 0, left, at: std::ptr::null() };
-        let bytes = LANES * ahead.walk.row_bytes;
+        let mut ahead = Self {
+            u,
+            partition,
+            value: 0,
+            walk,
+            left,
+            stretch: walk,
+            positions: 0,
+            heads_left: 0,
+            head: walk,
+            head_left: 0,
+            at: std::ptr::null(),
+        };
+        let bytes = LANES * walk.row_bytes;
         for _ in 0..(DISTANCE / bytes).max(2) {
             let at = ahead.next(l);
             for line in (0..bytes).step_by(LINE) {
@@ -45,19 +65,37 @@ impl<'a> Ahead<'a> {
     /// not follow one another, it is rows that were asked for.
     #[inline(always)]
     pub(super) fn next<L: Lanes>(&mut self, l: L) -> *const u8 {
-        if self.left.is_empty() {
-            self.turn();
+        if self.head_left == 0 {
+            self.next_head();
         }
-        let count = self.left.len().min(LANES);
+        let count = self.head_left.min(LANES);
         if count == 0 {
             return self.at;
         }
-        self.left.start += count;
-        match self.walk.whole() {
+        self.head_left -= count;
+        match self.head.whole() {
             Some(at) => self.at = at,
-            None => self.walk.prefetch(l, count),
+            None => self.head.prefetch(l, count),
         }
         self.at
+    }
+
+    /// Goes on to the next head of the stretch, or the next stretch.
+    fn next_head(&mut self) {
+        if self.heads_left > 0 {
+            let done = self.u.heads.len() - self.heads_left;
+            self.heads_left -= 1;
+            (self.head, self.head_left) = (self.stretch.later_head(done), self.positions);
+            return;
+        }
+        if self.left.is_empty() {
+            self.turn();
+        }
+        if let Some((stretch, positions)) = self.walk.stretch(&mut self.left) {
+            (self.stretch, self.positions) = (stretch, positions.len());
+            (self.head, self.head_left) = (stretch, positions.len());
+            self.heads_left = self.u.heads.len() - 1;
+        }
     }
 
     /// Goes on to the next values or keys, if there are any.

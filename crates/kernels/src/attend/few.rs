@@ -3,6 +3,8 @@
 //! Nothing is laid out in memory: sixteen keys become columns in registers, where the queries of the whole group meet them, and
 //! values meet all weights while they are there. What comes later is asked for at the pace of the arithmetic (see `ahead`).
 
+use std::ops::Range;
+
 use super::ahead::{Ahead, read};
 use super::unit::{Scratch, Unified};
 use super::walk::{LINE, Walk};
@@ -23,12 +25,14 @@ pub(super) fn padded(rows: usize) -> usize {
 }
 
 macro_rules! by_rows {
-    ($rows:expr, $f:ident::<$L:ident, $E:ident>($($arg:expr),*)) => {
+    ($rows:expr, $f:ident::<$L:ident, $E:ident>($l:ident, $($arg:ident),*)) => {
         match padded($rows) {
-            1 => $f::<$L, $E, 1>($($arg),*),
-            4 => $f::<$L, $E, 4>($($arg),*),
+            1 => $l.call(#[inline(always)] || $f::<$L, $E, 1>($l, $($arg),*)),
+            4 => $l.call(#[inline(always)] || $f::<$L, $E, 4>($l, $($arg),*)),
             // Not for every instruction set: each number of rows costs a lot of code.
-            _ if $L::ROWS >= MOST => $f::<$L, $E, MOST>($($arg),*),
+            _ if $L::ROWS >= MOST => {
+                $l.call(#[inline(always)] || $f::<$L, $E, MOST>($l, $($arg),*))
+            }
             rows => unreachable!("there are no registers for {rows} rows"),
         }
     };
@@ -44,7 +48,7 @@ pub(super) fn scores<L: Lanes>(
     s: &mut Scratch<'_>,
 ) {
     with_kv_element!(u.job.cache.shape().dtype, E => {
-        by_rows!(u.rows(), scores_of::<L, E>(l, u, partition, ahead, s));
+        by_rows!(u.head_rows(), scores_of::<L, E>(l, u, partition, ahead, s));
     });
 }
 
@@ -58,7 +62,7 @@ pub(super) fn weigh<L: Lanes>(
     s: &mut Scratch<'_>,
 ) {
     with_kv_element!(u.job.cache.shape().dtype, E => {
-        by_rows!(u.rows(), weigh_of::<L, E>(l, u, partition, ahead, s));
+        by_rows!(u.head_rows(), weigh_of::<L, E>(l, u, partition, ahead, s));
     });
 }
 
@@ -71,19 +75,28 @@ fn scores_of<L: Lanes, E: KvElement, const R: usize>(
     s: &mut Scratch<'_>,
 ) {
     let origin = partition * PARTITION;
-    let positions = read(u, partition);
-    let mut walk = Walk::new(u, 0, positions.start);
-    for position in positions.clone().step_by(LANES) {
-        let later = ahead.next(l);
-        // SAFETY: the batch was checked, so positions that are seen have blocks inside the cache, and a row there has as many
-        // elements as the panels have lanes; the queries were packed for R rows.
-        let scores = unsafe {
-            let at = walk.group((positions.end - position).min(LANES), s.room);
-            columns::<L, E, R>(l, u, at.cast(), later, s.queries)
-        };
-        for (row, score) in scores.into_iter().enumerate().take(u.rows()) {
-            let (scores, _) = s.scores[row * PARTITION..][..PARTITION].as_chunks_mut();
-            l.store(score, &mut scores[(position - origin) / LANES]);
+    let rows = u.head_rows();
+    let mut left = read(u, partition);
+    let end = left.end;
+    let mut keys = Walk::new(u, 0, left.start);
+    while let Some((keys, positions)) = keys.stretch(&mut left) {
+        for head in 0..u.heads.len() {
+            let mut keys = keys.later_head(head);
+            let queries = &s.queries[head * R * u.sizes.head_dim..];
+            for position in positions.clone().step_by(LANES) {
+                let later = ahead.next(l);
+                // SAFETY: the batch was checked, so positions that are seen have blocks inside the cache, and a row there has as
+                // many elements as the panels have lanes; the queries were packed for R rows.
+                let scores = unsafe {
+                    let at = keys.group((end - position).min(LANES), s.gathered);
+                    columns::<L, E, R>(l, u, at.cast(), later, queries)
+                };
+                let places = s.scores[head * rows * PARTITION..].chunks_exact_mut(PARTITION);
+                for (place, score) in places.zip(scores).take(rows) {
+                    let (place, _) = place.as_chunks_mut();
+                    l.store(score, &mut place[(position - origin) / LANES]);
+                }
+            }
         }
     }
 }
@@ -155,47 +168,82 @@ fn weigh_of<L: Lanes, E: KvElement, const R: usize>(
     ahead: &mut Ahead<'_>,
     s: &mut Scratch<'_>,
 ) {
-    let mut done = 0;
     let panels = u.sizes.row / LANES;
-    // As many sums as there are registers for; not every number of panels, each costs code.
-    if R == MOST {
-        while done + 2 <= panels {
-            weigh_panels::<L, E, R, 2>(l, u, partition, done, ahead, s);
-            done += 2;
+    let (rows, seen) = (u.head_rows(), u.seen_by_any(partition));
+    let mut left = read(u, partition);
+    let mut values = Walk::new(u, 1, left.start);
+    while let Some((values, positions)) = values.stretch(&mut left) {
+        for head in 0..u.heads.len() {
+            let part = Values {
+                values: values.later_head(head),
+                positions: positions.clone(),
+                seen: seen.clone(),
+                rows: head * rows..(head + 1) * rows,
+                origin: partition * PARTITION,
+            };
+            let mut done = 0;
+            // As many sums as there are registers for; not every number of panels, each costs code.
+            if R == MOST {
+                while done + 2 <= panels {
+                    weigh_panels::<L, E, R, 2>(l, u, &part, done, ahead, s);
+                    done += 2;
+                }
+            } else {
+                while done + 4 <= panels {
+                    weigh_panels::<L, E, R, 4>(l, u, &part, done, ahead, s);
+                    done += 4;
+                }
+            }
+            while done < panels {
+                weigh_panels::<L, E, R, 1>(l, u, &part, done, ahead, s);
+                done += 1;
+            }
         }
-    } else {
-        while done + 4 <= panels {
-            weigh_panels::<L, E, R, 4>(l, u, partition, done, ahead, s);
-            done += 4;
-        }
-    }
-    while done < panels {
-        weigh_panels::<L, E, R, 1>(l, u, partition, done, ahead, s);
-        done += 1;
     }
 }
 
-/// P vectors of the sums. Those of the first panels bring the values near, and ask for what comes later.
+/// Values of one head that are in one block.
+struct Values<'a> {
+    values: Walk<'a>,
+    positions: Range<usize>,
+    /// Positions of the partition that are seen.
+    seen: Range<usize>,
+    /// The head's, of the unit's.
+    rows: Range<usize>,
+    /// Where the partition begins.
+    origin: usize,
+}
+
+/// P vectors of the sums, which go on where the block before left them. Those of the first panels bring the values near, and ask for
+/// what comes later.
 #[inline(always)]
 fn weigh_panels<L: Lanes, E: KvElement, const R: usize, const P: usize>(
     l: L,
     u: &Unified<'_>,
-    partition: usize,
+    part: &Values<'_>,
     first: usize,
     ahead: &mut Ahead<'_>,
     s: &mut Scratch<'_>,
 ) {
     let width = u.sizes.row;
-    let origin = partition * PARTITION;
-    let seen = u.seen_by_any(partition);
-    let positions = read(u, partition);
+    let Values { seen, rows, origin, .. } = part;
     let bytes = width * size_of::<E>();
-    let mut values = Walk::new(u, 1, positions.start);
+    let mut values = part.values;
+    let weights = &s.scores[rows.start * PARTITION..];
     let mut sums = [[l.splat(0.0); P]; R];
-    for position in positions.clone().step_by(LANES) {
+    if part.positions.start > seen.start {
+        let held = s.partition.sums[rows.start * width..rows.end * width].chunks_exact(width);
+        for (sums, held) in sums.iter_mut().zip(held) {
+            let (held, _) = held.as_chunks();
+            for (sum, held) in sums.iter_mut().zip(&held[first..]) {
+                *sum = l.load(held);
+            }
+        }
+    }
+    for position in part.positions.clone().step_by(LANES) {
         let count = (seen.end - position).min(LANES);
         // SAFETY: the batch was checked, so positions that are seen have blocks inside the cache.
-        let at = unsafe { values.group(count, s.room) }.cast::<E>();
+        let at = unsafe { values.group(count, s.gathered) }.cast::<E>();
         let later = if first == 0 { ahead.next(l) } else { std::ptr::null() };
         for i in seen.start.saturating_sub(position)..count {
             if first == 0 {
@@ -209,19 +257,20 @@ fn weigh_panels<L: Lanes, E: KvElement, const R: usize, const P: usize>(
                 *value = E::load(l, unsafe { &*at.add(i * width + (first + p) * LANES).cast() });
             }
             for (r, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: there are scores for R rows, and the position is in the partition.
+                // SAFETY: there are scores for R rows from each head's first on, and the position is in the partition.
                 let weight =
-                    unsafe { *s.scores.get_unchecked(r * PARTITION + position + i - origin) };
+                    unsafe { *weights.get_unchecked(r * PARTITION + position + i - origin) };
                 for (sum, value) in sums.iter_mut().zip(value) {
                     *sum = l.fma(value, l.splat(weight), *sum);
                 }
             }
         }
     }
-    for (row, sums) in sums.into_iter().enumerate().take(u.rows()) {
-        let (to, _) = s.partition.sums[row * width..][..width].as_chunks_mut();
-        for (to, sum) in to[first..].iter_mut().zip(sums) {
-            l.store(sum, to);
+    let held = s.partition.sums[rows.start * width..rows.end * width].chunks_exact_mut(width);
+    for (sums, held) in sums.into_iter().zip(held) {
+        let (held, _) = held.as_chunks_mut();
+        for (sum, held) in sums.into_iter().zip(&mut held[first..]) {
+            l.store(sum, held);
         }
     }
 }

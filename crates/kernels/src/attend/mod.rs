@@ -25,7 +25,7 @@ use crate::view::View;
 pub(crate) use plan::Unit;
 pub(crate) use unit::unit;
 
-use plan::{MOST_SHARED, Plan, UNITS_PER_THREAD};
+use plan::{Demand, MOST_PIECES, Plan};
 
 /// Positions whose softmax is computed together.
 const PARTITION: usize = 256;
@@ -93,21 +93,24 @@ impl Sizes {
         rows * (self.row + 2)
     }
 
-    /// Floats of scratch for a unit of so many tokens: queries, scores, scales of keys and values, what is staged and
-    /// gathered, and two
-    /// results.
-    fn scratch(self, tokens: usize) -> usize {
+    /// Floats of scratch for so many tokens and kv heads that are worked on together: queries, scores, scales of keys and
+    /// values, what is staged and gathered, and two results.
+    fn scratch(self, tokens: usize, kv_heads: usize) -> usize {
         let rows = tokens * self.group;
-        padded(rows) * (self.head_dim + PARTITION)
+        kv_heads * (padded(rows) * (self.head_dim + PARTITION) + 2 * self.partial(rows))
             + 2 * PARTITION
             + STAGE * self.row
             + STAGED_SLACK
             + LANES * self.row
-            + 2 * self.partial(rows)
+    }
+
+    /// Whether so many tokens are worked on straight from the cache, all kv heads together, where there are vectors.
+    fn is_few(self, tokens: usize) -> bool {
+        tokens * self.group <= few::MOST
     }
 }
 
-/// Rows for which register tiles have room.
+/// Rows of a kv head for which register tiles have room.
 fn padded(rows: usize) -> usize {
     (rows + SLACK).max(few::MOST)
 }
@@ -135,13 +138,12 @@ pub fn attend_workspace_bytes(
     shape: &KvShape,
 ) -> usize {
     let sizes = Sizes::new(spec, shape, max_tokens);
-    let split = (threads * UNITS_PER_THREAD).min(max_sequences * shape.kv_heads);
-    let split = if threads > 1 { split } else { 0 };
-    let partitions = max_context.div_ceil(PARTITION) * sizes.partial(sizes.group);
-    let shared = if max_sequences > 1 { max_sequences * shape.kv_heads } else { 0 };
-    let pieces = (shared * partitions).min(MOST_SHARED) + split * partitions;
+    let partitions = max_context.div_ceil(PARTITION) * shape.kv_heads * sizes.partial(sizes.group);
+    let pieces = (max_sequences * partitions).min(MOST_PIECES);
     let tokens = sizes.tokens.max(sizes.stacked().min(max_sequences));
-    scratch_floats(threads, pieces, sizes.scratch(tokens)) * size_of::<f32>()
+    let together =
+        if sizes.is_few(1) { sizes.scratch(few::MOST / sizes.group, shape.kv_heads) } else { 0 };
+    scratch_floats(threads, pieces, sizes.scratch(tokens, 1).max(together)) * size_of::<f32>()
 }
 
 /// Attention of all tokens of the batch, whose own keys and values are already in the cache. `q` and `out` are
@@ -163,8 +165,9 @@ pub fn attend(
     batch.check(cache.shape(), q.rows());
     let longest = batch.rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
     let sizes = Sizes::new(spec, cache.shape(), longest);
-    let plan = Plan::new(spec, cache.shape(), batch, sizes, ctx.team().threads());
-    ctx.with_scratch(plan.floats, sizes.scratch(plan.most_tokens), |pieces, own| {
+    let demand = Demand { spec, shape: cache.shape(), batch, sizes };
+    let plan = Plan::new(&demand, ctx.team().threads());
+    ctx.with_scratch(plan.floats, plan.scratch, |pieces, own| {
         let (out, pieces) = (Parts::new(out), Parts::new(pieces));
         let job = Job { spec, cache, layer, batch, q, sizes, plan: &plan, out, pieces };
         for units in [&plan.first, &plan.then] {

@@ -67,18 +67,19 @@ impl<'a> Softmax<'a> {
 #[inline(always)]
 pub(super) fn softmax<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>) {
     let origin = partition * PARTITION;
+    let any = u.seen_by_any(partition);
     let scaled = u.job.cache.shape().dtype.scale_bytes() > 0;
     let (key_scales, value_scales) = s.scales.split_at_mut(PARTITION);
-    if scaled {
-        let seen = u.seen_by_any(partition);
-        for (value, to) in [&mut *key_scales, &mut *value_scales].into_iter().enumerate() {
-            scales(u, value, seen.start, &mut to[seen.start - origin..seen.end - origin]);
-        }
-    }
-    let (key_scales, _) = key_scales.as_chunks::<LANES>();
-    let (value_scales, _) = value_scales.as_chunks::<LANES>();
     for row in 0..u.rows() {
-        let seen = u.seen(row / u.sizes.group, partition);
+        if scaled && row % u.head_rows() == 0 {
+            for (value, to) in [&mut *key_scales, &mut *value_scales].into_iter().enumerate() {
+                let to = &mut to[any.start - origin..any.end - origin];
+                scales(u, value, u.kv_head(row), any.start, to);
+            }
+        }
+        let (key_scales, _) = key_scales.as_chunks::<LANES>();
+        let (value_scales, _) = value_scales.as_chunks::<LANES>();
+        let seen = u.seen(u.token(row), partition);
         if seen.is_empty() {
             continue;
         }
@@ -118,11 +119,10 @@ fn shape_scores<L: Lanes>(
     scores: &mut [[f32; LANES]],
 ) -> f32 {
     let spec = u.job.spec;
-    let group = u.sizes.group;
-    let slope = spec.alibi.as_ref().map(|slopes| slopes[u.unit.kv_head * group + row % group]);
+    let slope = spec.alibi.as_ref().map(|slopes| slopes[u.head(row)]);
     // Positions relative to the row's own, exact in f32.
     #[expect(clippy::cast_precision_loss, reason = "a context is below 2^24 positions")]
-    let relative = |position: usize| position as f32 - u.position(row / group) as f32;
+    let relative = |position: usize| position as f32 - u.position(u.token(row)) as f32;
     let lanes = l.load(&std::array::from_fn(|i| {
         #[expect(clippy::cast_precision_loss, reason = "16 is exact")]
         let lane = i as f32;

@@ -18,7 +18,7 @@ pub(super) fn stage_keys<L: Lanes, E: KvElement>(
     panels: Range<usize>,
     end: usize,
     staged: &mut [f32],
-    room: &mut [f32],
+    gathered: &mut [f32],
 ) {
     let width = u.sizes.row;
     let first = stage + panels.start * LANES;
@@ -37,7 +37,7 @@ pub(super) fn stage_keys<L: Lanes, E: KvElement>(
         // SAFETY: the batch was checked, so positions below `end` have blocks inside the cache, and a row there has `width`
         // elements.
         unsafe {
-            let at = keys.group(count, room).cast::<E>();
+            let at = keys.group(count, gathered).cast::<E>();
             if count == LANES {
                 lay_out::<L, E, true>(l, at, count, staged);
             } else {

@@ -30,8 +30,8 @@ pub(super) struct Scratch<'a> {
     pub(super) scales: &'a mut [f32],
     /// Keys as `[STAGE / 16][row][16]`, values as `[row / 16][STAGE][16]`.
     staged: &'a mut [f32],
-    /// For sixteen keys or values of blocks that are smaller than that.
-    pub(super) room: &'a mut [f32],
+    /// Sixteen keys or values, where blocks are smaller than that.
+    pub(super) gathered: &'a mut [f32],
     /// Of the current partition.
     pub(super) partition: Softmax<'a>,
     /// Of all partitions so far.
@@ -39,42 +39,65 @@ pub(super) struct Scratch<'a> {
 }
 
 impl<'a> Scratch<'a> {
-    fn new(floats: &'a mut [f32], rows: usize, sizes: Sizes) -> Self {
-        let (queries, rest) = floats.split_at_mut(padded(rows) * sizes.head_dim);
-        let (scores, rest) = rest.split_at_mut(padded(rows) * PARTITION);
+    fn new(floats: &'a mut [f32], heads: usize, head_rows: usize, sizes: Sizes) -> Self {
+        let rows = heads * head_rows;
+        let (queries, rest) = floats.split_at_mut(heads * padded(head_rows) * sizes.head_dim);
+        let (scores, rest) = rest.split_at_mut(heads * padded(head_rows) * PARTITION);
         let (scales, rest) = rest.split_at_mut(2 * PARTITION);
         let (staged, rest) = rest.split_at_mut(STAGE * sizes.row + STAGED_SLACK);
-        let (room, rest) = rest.split_at_mut(LANES * sizes.row);
+        let (gathered, rest) = rest.split_at_mut(LANES * sizes.row);
         let (partition, total) = rest.split_at_mut(sizes.partial(rows));
         let partition = Softmax::new(partition, rows, sizes);
         let total = Softmax::new(total, rows, sizes);
-        Self { queries, scores, scales, staged, room, partition, total }
+        Self { queries, scores, scales, staged, gathered, partition, total }
     }
 }
 
-/// What the steps of a unit have in common.
+/// What the steps of a unit have in common. Its rows are (token, query head) pairs: of the first kv head those of the first token,
+/// of the second token and so on, then of the next kv head.
 pub(super) struct Unified<'a> {
     pub(super) job: &'a Job<'a>,
     pub(super) unit: &'a Unit,
+    /// Kv heads that are worked on together, of the unit's.
+    pub(super) heads: Range<usize>,
     pub(super) sizes: Sizes,
     pub(super) table: &'a [u32],
 }
 
 impl<'a> Unified<'a> {
-    fn new(job: &'a Job<'a>, unit: &'a Unit) -> Self {
+    fn new(job: &'a Job<'a>, unit: &'a Unit, heads: Range<usize>) -> Self {
         let first = match &unit.tokens {
             Tokens::Chunk { row, .. } => *row,
             Tokens::Shared(rows) => job.plan.order[rows.start],
         };
-        Self { job, unit, sizes: job.sizes, table: job.batch.table(&job.batch.rows[first]) }
+        Self { job, unit, heads, sizes: job.sizes, table: job.batch.table(&job.batch.rows[first]) }
     }
 
     pub(super) fn tokens(&self) -> usize {
         self.unit.tokens.len()
     }
 
-    pub(super) fn rows(&self) -> usize {
+    /// Rows of a kv head.
+    pub(super) fn head_rows(&self) -> usize {
         self.tokens() * self.sizes.group
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.heads.len() * self.head_rows()
+    }
+
+    /// The token of a row, counted in the unit.
+    pub(super) fn token(&self, row: usize) -> usize {
+        row % self.head_rows() / self.sizes.group
+    }
+
+    pub(super) fn kv_head(&self, row: usize) -> usize {
+        self.heads.start + row / self.head_rows()
+    }
+
+    /// The query head of a row.
+    pub(super) fn head(&self, row: usize) -> usize {
+        self.kv_head(row) * self.sizes.group + row % self.sizes.group
     }
 
     /// Index of the batch's row that a token of the unit is in, and which of its tokens it is.
@@ -109,27 +132,17 @@ impl<'a> Unified<'a> {
         first.start.min(last.start)..last.end.max(first.end)
     }
 
-    /// Whether all tokens see the same positions, and are so few that they are worked on straight from the cache.
-    fn is_few<L: Lanes>(&self) -> bool {
-        // Without vector instructions nothing is gained.
-        if L::ROWS <= 4 {
-            return false;
-        }
-        let alike = self.tokens() == 1 || matches!(self.unit.tokens, Tokens::Shared(_));
-        alike && self.rows() <= few::MOST && few::padded(self.rows()) <= L::ROWS
-    }
-
-    /// Rows of q and out.
-    fn token(&self, token: usize) -> usize {
+    /// The row of q and out of a token.
+    fn place(&self, token: usize) -> usize {
         let (row, token) = self.row_of(token);
         self.job.batch.rows[row].tokens.start + token
     }
 
-    /// Where a token's result of a partition waits to be merged.
-    fn piece(&self, token: usize, partition: usize) -> Softmax<'a> {
+    /// Where the result of a token and kv head of a partition waits to be merged.
+    fn piece(&self, token: usize, kv_head: usize, partition: usize) -> Softmax<'a> {
         let group = self.sizes.group;
         let size = self.sizes.partial(group);
-        let at = self.job.plan.pieces[self.row_of(token).0].at(self.unit.kv_head, partition, size);
+        let at = self.job.plan.pieces[self.row_of(token).0].at(kv_head, partition, size);
         // SAFETY: each has its own place, where one unit writes before one other reads.
         Softmax::new(unsafe { self.job.pieces.part(at, size) }, group, self.sizes)
     }
@@ -144,42 +157,69 @@ fn intersect(range: Range<usize>, start: usize, length: usize) -> Range<usize> {
 /// Attends for one unit: finishes its rows, or leaves pieces.
 #[inline(always)]
 pub(crate) fn unit<L: Lanes>(l: L, job: &Job<'_>, unit: &Unit, scratch: &mut [f32]) {
-    let u = Unified::new(job, unit);
-    let (rows, group) = (u.rows(), u.sizes.group);
-    let mut s = Scratch::new(scratch, rows, u.sizes);
-    let few = u.is_few::<L>();
-    pack_queries(l, &u, few, s.queries);
+    let few = is_few::<L>(unit, job.sizes);
+    let together = if few { unit.kv_heads.len() } else { 1 };
+    for first in unit.kv_heads.clone().step_by(together) {
+        let u = Unified::new(job, unit, first..first + together);
+        let s = Scratch::new(scratch, together, u.head_rows(), u.sizes);
+        heads(l, &u, few, s);
+    }
+}
+
+/// Whether all tokens see the same positions, and are so few that they are worked on straight from the cache.
+fn is_few<L: Lanes>(unit: &Unit, sizes: Sizes) -> bool {
+    // Without vector instructions nothing is gained.
+    if L::ROWS <= 4 {
+        return false;
+    }
+    let rows = unit.tokens.len() * sizes.group;
+    let alike = unit.tokens.len() == 1 || matches!(unit.tokens, Tokens::Shared(_));
+    alike && rows <= few::MOST && few::padded(rows) <= L::ROWS
+}
+
+/// Attends for some heads of a unit.
+#[inline(always)]
+fn heads<L: Lanes>(l: L, u: &Unified<'_>, few: bool, mut s: Scratch<'_>) {
+    let (unit, rows, group) = (u.unit, u.rows(), u.sizes.group);
+    pack_queries(l, u, few, s.queries);
     s.total.clear();
     if !unit.piece {
-        merge_pieces(l, &u, &mut s);
+        merge_pieces(l, u, &mut s);
     }
-    let mut ahead = few.then(|| Ahead::new(l, &u));
+    let mut ahead = few.then(|| Ahead::new(l, u));
     for partition in unit.partitions.clone() {
         if let Some(ahead) = &mut ahead
             && L::ROWS > 4
         {
-            few::scores(l, &u, partition, ahead, &mut s);
+            few::scores(l, u, partition, ahead, &mut s);
         } else {
-            scores(l, &u, partition, &mut s);
+            scores(l, u, partition, &mut s);
         }
-        softmax(l, &u, partition, &mut s);
+        l.call(
+            #[inline(always)]
+            || {
+                softmax(l, u, partition, &mut s);
+            },
+        );
         if let Some(ahead) = &mut ahead
             && L::ROWS > 4
         {
-            few::weigh(l, &u, partition, ahead, &mut s);
+            few::weigh(l, u, partition, ahead, &mut s);
         } else {
-            weigh_values(l, &u, partition, &mut s);
+            weigh_values(l, u, partition, &mut s);
         }
         for row in 0..rows {
+            let (token, kv_head) = (u.token(row), u.kv_head(row));
             if unit.piece {
-                u.piece(row / group, partition).copy(row % group, &s.partition, row, u.sizes.row);
-            } else if !u.seen(row / group, partition).is_empty() {
+                let mut piece = u.piece(token, kv_head, partition);
+                piece.copy(row % group, &s.partition, row, u.sizes.row);
+            } else if !u.seen(token, partition).is_empty() {
                 s.total.merge(l, row, &s.partition, row, u.sizes.row);
             }
         }
     }
     if !unit.piece {
-        write(&u, &s.total);
+        write(u, &s.total);
     }
 }
 
@@ -188,9 +228,9 @@ pub(crate) fn unit<L: Lanes>(l: L, job: &Job<'_>, unit: &Unit, scratch: &mut [f3
 fn merge_pieces<L: Lanes>(l: L, u: &Unified<'_>, s: &mut Scratch<'_>) {
     let (row, _) = u.row_of(0);
     for partition in u.job.plan.pieces[row].partitions.clone() {
-        let piece = u.piece(0, partition);
         for row in 0..u.rows() {
-            s.total.merge(l, row, &piece, row, u.sizes.row);
+            let piece = u.piece(0, u.kv_head(row), partition);
+            s.total.merge(l, row, &piece, row % u.sizes.group, u.sizes.row);
         }
     }
 }
@@ -198,10 +238,9 @@ fn merge_pieces<L: Lanes>(l: L, u: &Unified<'_>, s: &mut Scratch<'_>) {
 /// Divides by the weights and writes the output.
 #[inline(always)]
 fn write(u: &Unified<'_>, total: &Softmax<'_>) {
-    let Sizes { group, head_dim, row: width, .. } = u.sizes;
+    let Sizes { head_dim, row: width, .. } = u.sizes;
     for row in 0..u.rows() {
-        let head = u.unit.kv_head * group + row % group;
-        let at = (u.token(row / group) * u.job.spec.heads + head) * head_dim;
+        let at = (u.place(u.token(row)) * u.job.spec.heads + u.head(row)) * head_dim;
         // SAFETY: each head of each token is finished by one unit.
         let out = unsafe { u.job.out.part(at, head_dim) };
         let inverse = 1.0 / total.weight[row];
@@ -214,7 +253,17 @@ fn write(u: &Unified<'_>, total: &Softmax<'_>) {
 #[inline(always)]
 fn pack_queries<L: Lanes>(_: L, u: &Unified<'_>, few: bool, queries: &mut [f32]) {
     if few {
-        return pack_tile(u, 0, u.rows(), few::padded(u.rows()), queries);
+        let (rows, padded) = (u.head_rows(), few::padded(u.head_rows()));
+        for head in 0..u.heads.len() {
+            pack_tile(
+                u,
+                head * rows,
+                rows,
+                padded,
+                &mut queries[head * padded * u.sizes.head_dim..],
+            );
+        }
+        return;
     }
     let deal = Deal::new(u.rows(), L::ROWS);
     for i in 0..deal.tiles() {
@@ -226,14 +275,14 @@ fn pack_queries<L: Lanes>(_: L, u: &Unified<'_>, few: bool, queries: &mut [f32])
 /// Queries of `count` rows from `first` on as `[head_dim][padded]`.
 #[inline(always)]
 fn pack_tile(u: &Unified<'_>, first: usize, count: usize, padded: usize, queries: &mut [f32]) {
-    let Sizes { group, head_dim, .. } = u.sizes;
+    let head_dim = u.sizes.head_dim;
     let tile = &mut queries[..padded * head_dim];
     if count < padded {
         tile.fill(0.0);
     }
     for row in 0..count {
-        let (token, head) = ((first + row) / group, u.unit.kv_head * group + (first + row) % group);
-        let q = &u.job.q.row(u.token(token))[head * head_dim..][..head_dim];
+        let (token, head) = (u.token(first + row), u.head(first + row));
+        let q = &u.job.q.row(u.place(token))[head * head_dim..][..head_dim];
         for (tile, q) in tile.chunks_exact_mut(padded).zip(q) {
             tile[row] = *q;
         }
@@ -253,7 +302,10 @@ fn scores<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scratch<'_>
         }
         let panels = (here.start - stage) / LANES..(here.end - stage).div_ceil(LANES);
         with_kv_element!(u.job.cache.shape().dtype, E => {
-            stage_keys::<L, E>(l, u, stage, panels.clone(), here.end, s.staged, s.room);
+            let (panels, staged, gathered) = (panels.clone(), &mut *s.staged, &mut *s.gathered);
+            l.call(#[inline(always)] || {
+                stage_keys::<L, E>(l, u, stage, panels, here.end, staged, gathered);
+            });
         });
         let deal = Deal::new(u.rows(), L::ROWS);
         for i in 0..deal.tiles() {
@@ -293,7 +345,7 @@ fn weigh_values<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut Scrat
             continue;
         }
         with_kv_element!(u.job.cache.shape().dtype, E => {
-            stage_values::<L, E>(l, u, stage, here, s.staged);
+            l.call(#[inline(always)] || stage_values::<L, E>(l, u, stage, here, s.staged));
         });
         // Rows that see the same of it go together; only on the diagonal each token is on its own.
         let (first, last) = (u.seen(0, partition), u.seen(u.tokens() - 1, partition));
