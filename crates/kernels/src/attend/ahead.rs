@@ -51,7 +51,7 @@ impl<'a> Ahead<'a> {
             head_left: 0,
             at: std::ptr::null(),
         };
-        let bytes = LANES * walk.row_bytes;
+        let bytes = LANES * u.places.row_bytes;
         for _ in 0..(DISTANCE / bytes).max(2) {
             let at = ahead.next(l);
             for line in (0..bytes).step_by(LINE) {
@@ -73,6 +73,7 @@ impl<'a> Ahead<'a> {
             return self.at;
         }
         self.head_left -= count;
+        self.head.prefetch_scales(l);
         match self.head.whole() {
             Some(at) => self.at = at,
             None => self.head.prefetch(l, count),

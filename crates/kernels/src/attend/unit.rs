@@ -15,6 +15,7 @@ use super::ahead::Ahead;
 use super::plan::Tokens;
 use super::softmax::{Softmax, softmax};
 use super::stage::{stage_keys, stage_values};
+use super::walk::Places;
 use super::{Job, PARTITION, STAGE, STAGED_SLACK, Sizes, Unit, few, padded, visible};
 use crate::kv_dtype::with_kv_element;
 use crate::lanes::{LANES, Lanes};
@@ -61,7 +62,7 @@ pub(super) struct Unified<'a> {
     /// Kv heads that are worked on together, of the unit's.
     pub(super) heads: Range<usize>,
     pub(super) sizes: Sizes,
-    pub(super) table: &'a [u32],
+    pub(super) places: Places<'a>,
 }
 
 impl<'a> Unified<'a> {
@@ -70,7 +71,9 @@ impl<'a> Unified<'a> {
             Tokens::Chunk { row, .. } => *row,
             Tokens::Shared(rows) => job.plan.order[rows.start],
         };
-        Self { job, unit, heads, sizes: job.sizes, table: job.batch.table(&job.batch.rows[first]) }
+        let table = job.batch.table(&job.batch.rows[first]);
+        let places = Places::new(job.cache, job.layer, table);
+        Self { job, unit, heads, sizes: job.sizes, places }
     }
 
     pub(super) fn tokens(&self) -> usize {
