@@ -48,9 +48,11 @@ fn set(json: &mut Value, pointer: &str, value: Option<&Value>) {
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     match (json.pointer_mut(parent).expect("what is changed is there"), value) {
         (Value::Object(members), Some(value)) => {
-            drop(members.insert(key.to_owned(), value.clone()))
+            members.insert(key.to_owned(), value.clone());
         }
-        (Value::Object(members), None) => drop(members.remove(key).expect("it is there")),
+        (Value::Object(members), None) => {
+            members.remove(key).expect("it is there");
+        }
         (list, value) => list[key.parse::<usize>().unwrap()] = value.unwrap().clone(),
     }
 }

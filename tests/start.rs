@@ -62,7 +62,7 @@ fn a_pinned_prefix_is_found_by_the_first_request_and_survives_a_full_cache() {
 fn flags_that_cannot_work_say_what_to_do() {
     let folder = Folder::new("refusals");
     let short = folder.write("short.txt", "Hi");
-    let long = folder.write("long.txt", &"cat ".repeat(600));
+    let long = folder.write("long.txt", "cat ".repeat(600));
     let not_text = folder.0.join("bytes");
     std::fs::write(&not_text, [0xFF, 0xFE]).unwrap();
     let not_text = text_of(&not_text);

@@ -99,11 +99,7 @@ impl HttpCounts {
                 page.buckets(name, &labels, (bounds, &counts, sum));
             }
         }
-        let sizes: [(&str, &str, fn(&Handler) -> u64); 2] = [
-            ("http_request_size_bytes", "Bodies of requests, as announced.", |h| h.request_bytes),
-            ("http_response_size_bytes", "Bodies of answers, as sent.", |h| h.response_bytes),
-        ];
-        for (name, help, bytes) in sizes {
+        let mut sizes = |name: &str, help, bytes: fn(&Handler) -> u64| {
             page.head(name, "summary", help);
             for (handler, counts) in handlers.iter() {
                 let labels = [("handler", handler.as_str())];
@@ -111,7 +107,11 @@ impl HttpCounts {
                 page.sample(&format!("{name}_count"), &labels, float(requests));
                 page.sample(&format!("{name}_sum"), &labels, float(bytes(counts)));
             }
-        }
+        };
+        let help = "Bodies of requests, as announced.";
+        sizes("http_request_size_bytes", help, |handler| handler.request_bytes);
+        let help = "Bodies of answers, as far as they were sent.";
+        sizes("http_response_size_bytes", help, |handler| handler.response_bytes);
         let help = "The same for all handlers, with more buckets.";
         let (bounds, counts, sum) = self.durations.read();
         page.histogram("http_request_duration_highr_seconds", help, bounds, &counts, sum);
