@@ -67,6 +67,7 @@ fn read(mut answer: impl Read, manner: Manner, stream: bool) -> bool {
             read => text.extend_from_slice(&buffer[..read]),
         }
         if manner == Manner::Slow {
+            // Nothing waits for this: a reader that is slower than the model is what is tried.
             std::thread::sleep(Duration::from_millis(3));
         }
     }
@@ -98,6 +99,7 @@ fn visit(server: &Server, random: &mut Random, tally: &Mutex<Tally>) {
         assert!(status == 429 || status == 503, "{status}: {text}");
         assert!(matches!(wait, Some(Ok(seconds)) if seconds > 0), "{status} without Retry-After");
         tally.lock().unwrap().refused += 1;
+        // Shorter than it was told, or the storm would be over in a moment's refusals.
         std::thread::sleep(Duration::from_millis(random.below(200)));
         return;
     }

@@ -3,38 +3,11 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use common::Server;
+use common::{Folder, Server, text_of};
 use serde_json::{Value, json};
-
-/// A folder that is removed when it is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("folio-{name}-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        text_of(&path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn text_of(path: &Path) -> String {
-    path.to_str().unwrap().to_owned()
-}
 
 fn complete(server: &Server, body: &Value) -> Value {
     let (status, answer) = server.post("/v1/completions", body);
@@ -89,7 +62,7 @@ fn a_pinned_prefix_is_found_by_the_first_request_and_survives_a_full_cache() {
 fn flags_that_cannot_work_say_what_to_do() {
     let folder = Folder::new("refusals");
     let short = folder.write("short.txt", "Hi");
-    let long = folder.write("long.txt", &"cat ".repeat(600));
+    let long = folder.write("long.txt", "cat ".repeat(600));
     let not_text = folder.0.join("bytes");
     std::fs::write(&not_text, [0xFF, 0xFE]).unwrap();
     let not_text = text_of(&not_text);

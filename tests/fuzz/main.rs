@@ -1,15 +1,13 @@
 //! Whatever is parsed, fed with damaged copies of a committed corpus (`corpus/TARGET/*`).
 //!
 //! Each target says in a few words what became of an input; an input with a new outcome joins the corpus for the rest of the
-//! run. A panic ends the run and prints the input. `cargo xtask fuzz` runs each target for as long as it is told to, here
-//! each gets some inputs every time.
+//! run. A panic ends the run and prints the input. Here each target gets some inputs every time; `cargo xtask fuzz` feeds them
+//! for as long as it is told to, guided by coverage where cargo-fuzz is installed (`fuzz/`), else by outcomes, as here.
 #![allow(clippy::print_stdout, reason = "what was tried, and what failed, is the result")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-mod files;
-mod http;
 mod mutate;
-mod texts;
+mod targets;
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -29,7 +27,8 @@ fn outcome(words: &str) -> String {
 }
 
 /// Runs a target on damaged inputs: so many, or for the seconds in `FOLIO_FUZZ_SECONDS`.
-fn fuzz(name: &str, inputs: u64, target: impl Fn(&[u8]) -> String) {
+fn fuzz(name: &str, inputs: u64) {
+    let target = targets::target(name);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
@@ -66,46 +65,40 @@ fn fuzz(name: &str, inputs: u64, target: impl Fn(&[u8]) -> String) {
 
 #[test]
 fn requests() {
-    let server = http::Server::new();
-    fuzz("request", 300, |input| server.request(input));
+    fuzz("request", 300);
 }
 
 #[test]
 fn streams() {
-    let server = http::Server::new();
-    fuzz("sse", 150, |input| server.streamed_equals_whole(input));
+    fuzz("sse", 150);
 }
 
 #[test]
 fn templates() {
-    fuzz("template", 600, texts::template);
+    fuzz("template", 600);
 }
 
 #[test]
 fn tokenizers() {
-    fuzz("tokenizer", 300, texts::tokenizer);
+    fuzz("tokenizer", 300);
 }
 
 #[test]
 fn grammars() {
-    let grammars = texts::grammars();
-    fuzz("grammar", 100, |input| texts::grammar(&grammars, input));
+    fuzz("grammar", 100);
 }
 
 #[test]
 fn configurations() {
-    let folder = files::Folder::new("config");
-    fuzz("config", 300, |input| folder.opened("config.json", input));
+    fuzz("config", 300);
 }
 
 #[test]
 fn safetensors() {
-    let folder = files::Folder::new("safetensors");
-    fuzz("safetensors", 300, |input| folder.opened("model.safetensors", input));
+    fuzz("safetensors", 300);
 }
 
 #[test]
 fn gguf() {
-    let folder = files::Folder::new("gguf");
-    fuzz("gguf", 300, |input| folder.opened_alone("model.gguf", input));
+    fuzz("gguf", 300);
 }

@@ -24,8 +24,8 @@ usage: cargo xtask <chore>
   check        formatting, lints, house rules, dependencies: the quick part
   deny         dependency bans and licences (deny.toml)
   clients      the official OpenAI client against the built binary (installs it into target/venv)
-  e2e          LangChain, LiteLLM, Node and two routers against the release binary (installs them into target)
-  fuzz [S]     damaged inputs for each parser, then random traces for the scheduler, so many seconds each
+  e2e          LangChain, LiteLLM, Node, two routers and random requests against the release binary (installs into target)
+  fuzz [S]     damaged inputs for each parser (by coverage with cargo-fuzz), then random traces for the scheduler, so many seconds each
   soak [N]     N requests (10000) of 200 rude clients against the release binary
   evaluate     simulate the paper's evaluation and write docs/evaluation.md
   evaluate measure  measure what that page says of this machine, on which nothing else should run
@@ -70,6 +70,8 @@ fn root() -> PathBuf {
 
 fn check() -> Result<()> {
     cargo("formatting", &["fmt", "--all", "--check"])?;
+    // A workspace of its own, of which nothing else needs more than a stable compiler has.
+    cargo("formatting of fuzz/", &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])?;
     cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     step("dependencies", || deny::check(&root()))?;
     cargo("house rules", &["test", "--workspace", "--test", "tidy"])

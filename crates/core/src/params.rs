@@ -60,7 +60,7 @@ pub struct ParamLimits {
 }
 
 /// Sampling parameters as the model's makers recommend them (`generation_config.json`); `None` where they say nothing.
-/// Unchecked: they go through the same door as a request's.
+/// They go through the same door as a request's.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[allow(missing_docs, reason = "the names are those of the file")]
 pub struct GenerationDefaults {
@@ -70,6 +70,20 @@ pub struct GenerationDefaults {
     pub min_p: Option<f64>,
     pub repetition_penalty: Option<f64>,
     pub max_new_tokens: Option<u32>,
+}
+
+impl GenerationDefaults {
+    /// Finds a value that no request could have asked for, so that no request is refused for it.
+    ///
+    /// # Errors
+    /// With the first of them.
+    pub fn check(&self) -> Result<(), BadParam> {
+        let &Self { temperature, top_p, top_k, min_p, repetition_penalty, max_new_tokens: _ } =
+            self;
+        let sampling = Requested { temperature, top_p, top_k, min_p, ..Requested::default() };
+        let asked = Requested { repetition_penalty, ..sampling };
+        Sampling::parse(&asked, &ParamLimits::plain(1, Vec::new()), 0).map(drop)
+    }
 }
 
 impl ParamLimits {

@@ -37,6 +37,7 @@ pub(crate) fn read_generation(
         repetition_penalty: number("repetition_penalty")?,
         max_new_tokens: max_new_tokens(&fields)?,
     };
+    defaults.check().map_err(|bad| fields.bad(bad.field, bad.problem))?;
     Ok((eos, defaults))
 }
 
@@ -81,6 +82,14 @@ pub(crate) fn read_gguf_generation(
         repetition_penalty: number("penalty_repeat")?,
         max_new_tokens: None,
     };
+    defaults.check().map_err(|bad| {
+        let name = match bad.field {
+            "temperature" => "temp",
+            "repetition_penalty" => "penalty_repeat",
+            other => other,
+        };
+        fields.bad(&format!("general.sampling.{name}"), bad.problem)
+    })?;
     Ok((eos, defaults))
 }
 

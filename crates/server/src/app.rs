@@ -6,9 +6,8 @@
 use std::any::Any;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::extract::{Request, State};
+use axum::http::{Extensions, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -17,6 +16,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::auth::require_key;
 use crate::endpoints::{generating, telling};
 use crate::error::{ApiError, quote};
+use crate::exchange::Counted;
 use crate::openapi::Endpoint;
 use crate::orca::tell_load;
 use crate::state::App;
@@ -92,8 +92,8 @@ fn panicked(payload: Box<dyn Any + Send>) -> Response {
 struct RequestId(String);
 
 /// The id that [`identify`] gave a request.
-pub(crate) fn request_id(parts: &Parts) -> String {
-    parts.extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone())
+pub(crate) fn request_id(extensions: &Extensions) -> String {
+    extensions.get::<RequestId>().map_or_else(String::new, |id| id.0.clone())
 }
 
 /// The middleware that names requests and returns the name with the answer.
@@ -104,11 +104,8 @@ async fn identify(State(app): State<App>, mut request: Request, next: Next) -> R
     };
     let id = theirs.filter(decent).map_or_else(|| app.served.unique(), ToOwned::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let method = request.method().clone();
-    let mut response = next.run(request).await;
-    let route = route.as_ref().map(MatchedPath::as_str);
-    app.metrics.answered(route, &method, response.status());
+    let counted = Counted::new(&request, &app.metrics);
+    let mut response = counted.follow(next.run(request).await);
     tracing::debug!(request_id = id, status = response.status().as_u16(), "answered");
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

@@ -9,8 +9,8 @@ use crate::completions::types::CompletionBody;
 use crate::messages;
 use crate::messages::types::{CountBody, MessagesBody};
 use crate::openapi::{Answer, Endpoint, docs, document};
-use crate::responses::respond;
 use crate::responses::types::ResponsesBody;
+use crate::responses::{self, respond};
 
 /// Those that generate, whose answers may carry the server's load.
 pub(crate) fn generating() -> [Endpoint; 4] {
@@ -48,7 +48,7 @@ pub(crate) fn generating() -> [Endpoint; 4] {
 
 /// All others.
 pub(crate) fn telling() -> Vec<Endpoint> {
-    use Answer::{Empty, Json, Text};
+    use Answer::{Empty, Json, Refusal, Text};
     vec![
         Endpoint::post::<CountBody, _, _>(
             "/v1/messages/count_tokens",
@@ -56,6 +56,12 @@ pub(crate) fn telling() -> Vec<Endpoint> {
             Json,
             &["messages"],
             messages::count,
+        ),
+        Endpoint::get(
+            "/v1/responses/{id}",
+            "Says that no answer is stored.",
+            Refusal,
+            responses::stored,
         ),
         Endpoint::get("/v1/models", "The names the model answers to.", Json, models::list),
         Endpoint::get("/v1/models/{*name}", "One of the names.", Json, models::one),

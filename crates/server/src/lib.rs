@@ -24,6 +24,7 @@ mod config;
 mod conversation;
 mod endpoints;
 mod error;
+mod exchange;
 mod generate;
 mod io;
 mod kv_events;

@@ -5,20 +5,13 @@
 mod common;
 
 use common::http::{Answer, post};
-use common::{Server, Setup};
+use common::{Server, Setup, with};
 use folio_text::{MistralStyle, ToolFormat};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const RESPONSES: &str = "/v1/responses";
 const MESSAGES: &str = "/v1/messages";
-
-fn with(base: &Value, more: &Value) -> Value {
-    let mut body = base.clone();
-    let more = more.as_object().expect("fields").clone();
-    body.as_object_mut().expect("an object").extend(more);
-    body
-}
 
 fn schema() -> Value {
     json!({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": false})

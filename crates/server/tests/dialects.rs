@@ -3,18 +3,11 @@
 mod common;
 
 use common::http::{Answer, get, post, request};
-use common::{Server, Setup};
+use common::{Server, Setup, with};
 use serde_json::{Value, json};
 
 const RESPONSES: &str = "/v1/responses";
 const MESSAGES: &str = "/v1/messages";
-
-fn with(base: &Value, more: &Value) -> Value {
-    let mut body = base.clone();
-    let more = more.as_object().expect("fields").clone();
-    body.as_object_mut().expect("an object").extend(more);
-    body
-}
 
 /// The events of a stream whose events have names: each name must be its event's type.
 fn named(answer: &Answer) -> Vec<Value> {
@@ -189,7 +182,7 @@ async fn what_these_endpoints_do_not_serve_is_named() {
         ),
         (json!({"input": [{"role": "wizard", "content": "x"}]}), "input[0].role"),
         (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
-        (json!({"store": true}), "store"),
+        (json!({"store": "yes"}), "store"),
         (json!({"background": true}), "background"),
         (json!({"truncation": "auto"}), "truncation"),
         (json!({"n": 2}), "n"),
@@ -284,5 +277,24 @@ async fn a_server_tells_about_itself_but_no_path() {
         "{timings}"
     );
     assert!(timings["predicted_ms"].as_f64().is_some_and(|ms| ms >= 0.0), "{timings}");
+    server.stop().await;
+}
+
+/// `store` is true unless told otherwise, so clients send it who never ask for what is stored.
+#[tokio::test]
+async fn nothing_is_stored_and_everybody_is_told() {
+    let server = Server::start().await;
+    for store in [json!(true), json!(false), Value::Null] {
+        let answer =
+            post(server.address, RESPONSES, &json!({"input": "[ok]", "store": store})).await;
+        assert_eq!((answer.status, &answer.json()["store"]), (200, &json!(false)), "{store}");
+    }
+    let stored = get(server.address, &format!("{RESPONSES}/resp_1")).await;
+    let error = &stored.json()["error"];
+    assert_eq!((stored.status, &error["type"]), (404, &json!("NotFoundError")));
+    assert!(
+        error["message"].as_str().is_some_and(|it| it.contains("nothing is stored")),
+        "{error}"
+    );
     server.stop().await;
 }

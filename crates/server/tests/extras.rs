@@ -3,26 +3,20 @@
 mod common;
 
 use common::http::post;
-use common::{END, MAX_MODEL_LEN, Server, Setup};
+use common::{END, MAX_MODEL_LEN, Server, Setup, with};
 use folio_core::params::GenerationDefaults;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETE: &str = "/v1/completions";
 
-fn with(mut body: Value, more: &Value) -> Value {
-    let more = more.as_object().expect("fields").clone();
-    body.as_object_mut().expect("an object").extend(more);
-    body
-}
-
 fn chat(script: &str, more: &Value) -> Value {
     let message = json!({"role": "user", "content": format!("[{script}]")});
-    with(json!({"messages": [message], "max_tokens": 30}), more)
+    with(&json!({"messages": [message], "max_tokens": 30}), more)
 }
 
 fn complete(script: &str, more: &Value) -> Value {
-    with(json!({"prompt": format!("[{script}]>"), "max_tokens": 30}), more)
+    with(&json!({"prompt": format!("[{script}]>"), "max_tokens": 30}), more)
 }
 
 /// The text of the first choice, its finish and stop reasons.
@@ -103,7 +97,7 @@ async fn token_ids_are_told_streamed_or_not() {
     for (path, body) in
         [(CHAT, chat("hello", &json!({}))), (COMPLETE, complete("hello", &json!({})))]
     {
-        let body = with(body, &json!({"return_token_ids": true}));
+        let body = with(&body, &json!({"return_token_ids": true}));
         let whole = post(server.address, path, &body).await.json();
         let choice = &whole["choices"][0];
         assert_eq!(choice["token_ids"], json!(said), "{path}");
@@ -113,7 +107,7 @@ async fn token_ids_are_told_streamed_or_not() {
         assert_eq!(prompt.as_array().map(Vec::len), usize::try_from(read).ok(), "{path}");
 
         let events =
-            post(server.address, path, &with(body, &json!({"stream": true}))).await.events(true);
+            post(server.address, path, &with(&body, &json!({"stream": true}))).await.events(true);
         let first = if path == CHAT { &events[0] } else { &events[0]["choices"][0] };
         assert_eq!(&first["prompt_token_ids"], prompt, "{path}");
         let ids =
@@ -157,7 +151,7 @@ async fn prompt_logprobs_have_an_entry_per_token() {
                     .all(|one| one["logprob"].is_f64() && one["decoded_token"].is_string())
             );
         }
-        let refusal = post(server.address, path, &with(body, &json!({"stream": true}))).await;
+        let refusal = post(server.address, path, &with(&body, &json!({"stream": true}))).await;
         assert_eq!(
             (refusal.status, &refusal.json()["error"]["param"]),
             (400, &json!("prompt_logprobs"))
@@ -183,17 +177,17 @@ async fn a_last_message_can_be_continued_and_repeated() {
     assert_eq!(whole["choices"][0]["message"]["content"], "hello");
     let ids = whole["prompt_token_ids"].as_array().unwrap();
     assert_eq!(ids.last(), Some(&json!(u32::from(b'>'))), "the message is not ended");
-    let echoed = with(body.clone(), &json!({"echo": true}));
+    let echoed = with(&body, &json!({"echo": true}));
     let whole = post(server.address, CHAT, &echoed).await.json();
     assert_eq!(whole["choices"][0]["message"]["content"], "[hello]>hello");
-    let streamed = with(echoed, &json!({"stream": true}));
+    let streamed = with(&echoed, &json!({"stream": true}));
     let events = post(server.address, CHAT, &streamed).await.events(true);
     let text: String = events
         .iter()
         .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
         .collect();
     assert_eq!(text, "[hello]>hello");
-    let both = with(body, &json!({"add_generation_prompt": true}));
+    let both = with(&body, &json!({"add_generation_prompt": true}));
     let refusal = post(server.address, CHAT, &both).await;
     assert_eq!(
         (refusal.status, &refusal.json()["error"]["param"]),
@@ -266,7 +260,7 @@ async fn timings_add_up_to_the_counts() {
         [(CHAT, chat("hello", &json!({}))), (COMPLETE, complete("hello", &json!({})))]
     {
         let whole = post(server.address, path, &body).await.json();
-        let events = post(server.address, path, &with(body, &stream)).await.events(true);
+        let events = post(server.address, path, &with(&body, &stream)).await.events(true);
         let (last, others) = events.split_last().expect("events");
         assert!(others.iter().all(|event| event["timings"].is_null()), "{path}");
         for told in [&whole, last] {
@@ -290,7 +284,7 @@ async fn special_tokens_are_left_out_unless_they_are_asked_for() {
         (json!({"skip_special_tokens": true}), ""),
         (json!({"skip_special_tokens": false}), "<|start|><|start|>"),
     ] {
-        let body = with(complete("x", &more), &start);
+        let body = with(&complete("x", &more), &start);
         assert_eq!(answer(&server, COMPLETE, &body).await.0, text, "{more}");
     }
     server.stop().await;

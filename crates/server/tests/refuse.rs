@@ -3,18 +3,11 @@
 mod common;
 
 use common::http::{Answer, post};
-use common::{Server, Setup};
-use serde_json::{Value, json};
+use common::{Server, Setup, with};
+use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETE: &str = "/v1/completions";
-
-fn with(base: &Value, more: &Value) -> Value {
-    let mut body = base.clone();
-    let fields = more.as_object().expect("an object of fields").clone();
-    body.as_object_mut().expect("an object").extend(fields);
-    body
-}
 
 fn assert_refused(answer: &Answer, status: u16, param: &str, words: &str, what: &str) {
     assert_eq!(answer.status, status, "{what}: {}", answer.body);

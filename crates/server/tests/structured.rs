@@ -5,22 +5,17 @@
 mod common;
 
 use common::http::{Answer, get, post};
-use common::{Server, Setup};
+use common::{Server, Setup, with};
 use folio_text::ToolFormat;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETE: &str = "/v1/completions";
 
-fn extend(body: &mut Value, more: &Value) {
-    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-}
-
 /// A chat request whose answer is `script`, as far as it is allowed.
 fn chat(script: &str, more: &Value) -> Value {
-    let mut body = json!({"messages": [{"role": "user", "content": format!("[{script}]")}], "max_tokens": 160});
-    extend(&mut body, more);
-    body
+    let body = json!({"messages": [{"role": "user", "content": format!("[{script}]")}], "max_tokens": 160});
+    with(&body, more)
 }
 
 fn tool(name: &str, parameters: &Value) -> Value {
@@ -42,8 +37,7 @@ fn weather() -> Value {
 async fn both(server: &Server, body: &Value) -> Value {
     let whole = post(server.address, CHAT, body).await;
     assert_eq!(whole.status, 200, "{}", whole.body);
-    let mut streamed = body.clone();
-    extend(&mut streamed, &json!({"stream": true}));
+    let streamed = with(body, &json!({"stream": true}));
     let streamed = post(server.address, CHAT, &streamed).await;
     assert_eq!(streamed.status, 200, "{}", streamed.body);
     let mut whole = whole.json()["choices"][0].clone();
@@ -131,9 +125,8 @@ async fn answers_follow_what_was_asked_for() {
         (json!({"structured_outputs": {"grammar": "start: \"a\" b\nb: \"+\" | \"-\""}}), "a+"),
         (json!({"structured_outputs": {"choice": ["left", "right"]}, "stop": "ef"}), "l"),
     ] {
-        let mut body =
-            json!({"prompt": ["[l0a+]>", "[l0a+]>"], "max_tokens": 20, "temperature": 0});
-        extend(&mut body, &more);
+        let body = json!({"prompt": ["[l0a+]>", "[l0a+]>"], "max_tokens": 20, "temperature": 0});
+        let body = with(&body, &more);
         let answer = post(server.address, COMPLETE, &body).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         for choice in answer.json()["choices"].as_array().unwrap() {
@@ -222,11 +215,7 @@ async fn what_cannot_be_followed_is_refused() {
 async fn calls_are_read_and_enforced() {
     let setup = Setup { tools: Some(ToolFormat::Llama3), ..Setup::default() };
     let server = Server::with(setup).await;
-    let ask = |more: Value| {
-        let mut all = json!({"tools": weather(), "temperature": 0});
-        extend(&mut all, &more);
-        all
-    };
+    let ask = |more: Value| with(&json!({"tools": weather(), "temperature": 0}), &more);
     let calls = |choice: &Value| -> Vec<(String, Value)> {
         let calls = choice["message"]["tool_calls"].as_array().cloned().unwrap_or_default();
         let read = |call: &Value| {
@@ -311,5 +300,32 @@ async fn thoughts_are_told_apart() {
         (&choice["message"]["content"], &choice["message"]["reasoning"]),
         (&json!("Hello."), &Value::Null)
     );
+    server.stop().await;
+}
+
+/// With `auto` the model decides whether to call, and `strict` how.
+#[tokio::test]
+async fn calls_of_strict_tools_follow_their_schema_when_the_model_decides() {
+    let setup = Setup { tools: Some(ToolFormat::Hermes), ..Setup::default() };
+    let server = Server::with(setup).await;
+    let parameters = json!({"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": false});
+    let call = "Well. <tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 9}}\n</tool_call>";
+    for (strict, fits) in [(true, true), (false, false)] {
+        let function = json!({"name": "f", "parameters": parameters, "strict": strict});
+        let tools =
+            json!({"tools": [{"type": "function", "function": function}], "temperature": 0});
+        let choice = both(&server, &chat(call, &tools)).await;
+        assert_eq!(choice["message"]["content"].as_str().map(str::trim), Some("Well."));
+        let arguments = choice["message"]["tool_calls"][0]["function"]["arguments"].as_str();
+        let arguments: Value = serde_json::from_str(arguments.expect("a call")).unwrap();
+        assert_eq!([json!(1), json!(2)].contains(&arguments["a"]), fits, "{arguments}");
+        // Whoever does not call says what it likes.
+        let choice = both(&server, &chat("no <tools> {today}", &tools)).await;
+        assert_eq!(choice["message"]["content"], "no <tools> {today}");
+    }
+    let tools =
+        json!({"tools": [tool("f", &parameters)], "use_beam_search": true, "temperature": 0});
+    let refused = post(server.address, CHAT, &chat("x", &tools)).await;
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("tools")));
     server.stop().await;
 }

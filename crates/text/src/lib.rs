@@ -29,5 +29,5 @@ pub use reasoning::{ReasoningParser, Split};
 pub use stops::{Found, StopFinder};
 pub use template::{ChatTemplate, DateTime, RenderInput, SpecialTokens, TemplateError};
 pub use tokenizer::{Tokenizer, TokenizerError};
-pub use tools::{MistralStyle, Tool, ToolDelta, ToolFormat, ToolParser, enforce};
+pub use tools::{MistralStyle, Tool, ToolDelta, ToolFormat, ToolParser, enforce, guide};
 pub use vocabulary::Vocabulary;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use folio_text::{
     Blanks, Grammar, GrammarError, Grammars, MistralStyle, Tokenizer, Tool, ToolDelta, ToolFormat,
-    ToolParser, enforce,
+    ToolParser, enforce, guide,
 };
 use serde_json::{Value, json};
 
@@ -38,10 +38,26 @@ fn bits(mask: &[u32]) -> Vec<u32> {
 
 /// Follows the masks at random, and ends when it may and likes to; `None` when it does not come to an end.
 fn speak(grammars: &Grammars, grammar: &Grammar, seed: u64) -> Option<String> {
-    let tokenizer = tokenizer();
+    go_on(grammars, &tokenizer(), grammar, "", seed)
+}
+
+/// The same after a beginning, which the grammar must allow.
+fn go_on(
+    grammars: &Grammars,
+    tokenizer: &Tokenizer,
+    grammar: &Grammar,
+    begun: &str,
+    seed: u64,
+) -> Option<String> {
     let mut matcher = grammars.matcher(grammar).unwrap();
     let mut random = Random(seed);
-    let mut tokens = Vec::new();
+    let mut tokens = tokenizer.encode(begun, false).unwrap();
+    for &token in &tokens {
+        let mut mask = Vec::new();
+        matcher.mask(&mut mask).unwrap();
+        assert!(bits(&mask).contains(&token), "{begun:?}");
+        matcher.advance(token).unwrap();
+    }
     for step in 0..300 {
         let mut mask = Vec::new();
         matcher.mask(&mut mask).unwrap();
@@ -232,7 +248,8 @@ fn a_model_without_an_end_has_no_grammars() {
 #[test]
 fn enforced_calls_are_read_as_calls() {
     let (grammars, tokenizer) = (grammars(), tokenizer());
-    let tool = |name: &str, parameters: Value| Tool { name: name.to_owned(), parameters };
+    let tool =
+        |name: &str, parameters: Value| Tool { name: name.to_owned(), parameters, strict: false };
     let tools = [
         tool(
             "get_weather",
@@ -282,4 +299,77 @@ fn enforced_calls_are_read_as_calls() {
         }
         assert!(ended > 10, "{format:?}: only {ended} came to an end");
     }
+}
+
+/// The built-in model's tokenizer with marks of calls as control tokens.
+fn with_marks() -> Tokenizer {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let first = tokenizer().vocab_size();
+    for (id, mark) in (first..).zip(["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]"]) {
+        let token = json!({
+            "id": id, "content": mark, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        });
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+    }
+    Tokenizer::from_json(json.to_string().as_bytes(), 1 << 20).unwrap()
+}
+
+/// A model that may call and does is held to the schemas of strict tools from the moment on in which a call has begun; what
+/// it says beside its calls is its own.
+#[test]
+fn calls_of_strict_tools_fit_even_where_none_is_demanded() {
+    let parameters = json!({
+        "type": "object", "properties": {"days": {"enum": [1, 2]}}, "required": ["days"], "additionalProperties": false,
+    });
+    let tool = |name: &str, strict: bool| Tool {
+        name: name.to_owned(),
+        parameters: parameters.clone(),
+        strict,
+    };
+    let tools = [tool("strict", true), tool("loose", false)];
+    let list = ToolFormat::Mistral { writes: MistralStyle::List };
+    let newer = ToolFormat::Mistral { writes: MistralStyle::Args };
+    let (mut strict, mut loose) = (0, 0);
+    for tokenizer in [tokenizer(), with_marks()] {
+        let grammars = Grammars::new(tokenizer.clone(), vec![END]);
+        for (format, mark) in
+            [(ToolFormat::Hermes, "<tool_call>"), (list, "[TOOL_CALLS]"), (newer, "[TOOL_CALLS]")]
+        {
+            let grammar = guide(format, &tools, &tokenizer).unwrap().expect("it has marks");
+            let begun = format!("I look <it> up [now]{{\"days\": 9}}.\n{mark}");
+            for seed in 0..20 {
+                let text = go_on(&grammars, &tokenizer, &grammar, &begun, seed);
+                let Some((name, arguments)) = text.map(|text| first_call(format, &text)) else {
+                    continue;
+                };
+                let fits = [1, 2].iter().any(|days| arguments == json!({ "days": days }));
+                match name.as_str() {
+                    "strict" => assert!(fits, "{arguments}"),
+                    "loose" => assert!(arguments.is_object()),
+                    other => panic!("{other} is no tool"),
+                }
+                *(if name == "strict" { &mut strict } else { &mut loose }) += 1;
+            }
+            for free in ["", "Hi", "<tool_cal", "[TOOL_CALLS", "a < b\n\n{} [] \u{1F600}"] {
+                let said = go_on(&grammars, &tokenizer, &grammar, free, 1);
+                assert_eq!(said.as_deref(), Some(free));
+            }
+        }
+    }
+    assert!(strict > 20 && loose > 20, "{strict} and {loose}");
+    assert_eq!(guide(ToolFormat::Llama3, &tools, &tokenizer()).unwrap(), None);
+}
+
+/// The first call in a text that begins with something else.
+fn first_call(format: ToolFormat, text: &str) -> (String, Value) {
+    let mut parser = ToolParser::new(format);
+    let deltas: Vec<ToolDelta> = parser.push(text).into_iter().chain(parser.finish()).collect();
+    let [ToolDelta::Text(_), ToolDelta::Call { name }, ToolDelta::Arguments(arguments), ..] =
+        &deltas[..]
+    else {
+        panic!("no call in {text}");
+    };
+    (name.clone(), serde_json::from_str(arguments).unwrap())
 }

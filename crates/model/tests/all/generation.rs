@@ -59,6 +59,8 @@ fn recommended_parameters_are_passed_on() {
     assert_eq!(defaults(Some(all)), expected);
     for (field, bad) in [
         ("temperature", json!("warm")),
+        ("temperature", json!(-1.0)),
+        ("repetition_penalty", json!(0.0)),
         ("top_k", json!(-2)),
         ("top_p", json!([])),
         ("max_new_tokens", json!(0)),

@@ -7,17 +7,14 @@ pub(crate) mod tools;
 pub(crate) mod types;
 pub(crate) mod validate;
 
-use std::time::Instant;
-
 use axum::extract::{Request, State};
 use axum::response::Response;
 
 use crate::admin::json;
-use crate::auth::caller;
-use crate::conversation::start::{Begun, Conversation, Names, Origin, start};
+use crate::conversation::start::{Begun, Conversation, Names, start};
 use crate::error::ApiError;
+use crate::generate::origin::Origin;
 use crate::generate::run::FieldNames;
-use crate::request::body::read_json;
 use crate::request::common::Delivery;
 use crate::sse;
 use crate::state::App;
@@ -28,17 +25,13 @@ use validate::{ValidChat, validate};
 
 /// The handler.
 pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let (parts, body) = request.into_parts();
-    let ticket = app.enter(caller(&parts))?;
-    let body: ChatBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
+    let (origin, body) = Origin::of::<ChatBody>(request, &app).await?;
     let ValidChat { spoken, answering, opening, max_tokens_field, common } =
-        validate(body, &app.served, caller(&parts))?;
+        validate(body, &app.served, origin.caller())?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "messages", max_tokens: max_tokens_field };
     let names = Names { id: "chatcmpl", endpoint: "chat", fields };
     let conversation = Conversation { spoken, answering, common, names };
-    let origin = Origin { ticket, arrival, parts };
     let Begun { run, heading, rendering } = start(&app, conversation, origin).await?;
     let style = ChatStyle { rendering, opening };
     match delivery {

@@ -9,7 +9,7 @@ use crate::request::fields::{Given, Int, List, Strings, TextOr, fields, object};
 use crate::request::json::Json;
 use crate::request::output::{ConstraintFields, OutputFields};
 use crate::request::structured::StructuredFields;
-use crate::request::unserved::{UnservedFields, unserved};
+use crate::request::unserved::{NOT_STORED, UnservedFields, unserved};
 
 /// The whole body.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ const TEMPLATE: &str = "the model's own chat template is used";
 unserved! {
     /// Known in this endpoint and not acted on.
     pub(crate) struct UnservedChatFields {
+        store: False, NOT_STORED;
         functions: Empty, TOOLS;
         function_call: Word, TOOLS;
         audio: Null, ONLY_TEXT;

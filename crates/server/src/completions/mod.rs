@@ -7,23 +7,20 @@ mod stream;
 pub(crate) mod types;
 pub(crate) mod validate;
 
-use std::time::Instant;
-
 use axum::extract::{Request, State};
 use axum::response::Response;
 use folio_core::schedule::Job;
 
 use crate::admin::json;
-use crate::auth::caller;
 use crate::error::ApiError;
 use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
 use crate::generate::constraint::{Follow, Rules};
 use crate::generate::encode::{encode, known_tokens, on_text_thread};
+use crate::generate::origin::Origin;
 use crate::generate::reading::Thinking;
 use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
-use crate::request::body::read_json;
 use crate::request::common::Delivery;
 use crate::request::output::truncate;
 use crate::sse;
@@ -38,13 +35,9 @@ pub(crate) async fn complete(
     State(app): State<App>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let (parts, body) = request.into_parts();
-    let ticket = app.enter(caller(&parts))?;
-    let body: CompletionBody =
-        read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
+    let (origin, body) = Origin::of::<CompletionBody>(request, &app).await?;
     let ValidCompletion { prompts, echo, wanted, common } =
-        validate(body, &app.served, caller(&parts))?;
+        validate(body, &app.served, origin.caller())?;
     let reading = Reading {
         vocab: app.served.param_limits.vocab,
         add_special_tokens: common.add_special_tokens,
@@ -67,6 +60,7 @@ pub(crate) async fn complete(
     let orders = read.iter().map(order).collect();
     let rendering = Rendering::new(&app.served, &common);
     let heading = Heading::new("cmpl", common.model, &app.served);
+    let Origin { ticket, arrival, parts } = origin;
     let report = Report::new(heading.id.clone(), &parts, "completions", arrival);
     let fields = FieldNames { prompt: "prompt", max_tokens: "max_tokens" };
     let setting = Setting { ticket, rendering: rendering.clone(), fields, report, constraint };

@@ -8,7 +8,7 @@ use crate::request::common::{DecodingFields, SamplingFields, SharedFields};
 use crate::request::fields::{Int, fields, object, push_bounded};
 use crate::request::output::{ConstraintFields, OutputFields};
 use crate::request::structured::StructuredFields;
-use crate::request::unserved::{UnservedFields, unserved};
+use crate::request::unserved::{NOT_STORED, UnservedFields, unserved};
 
 /// The whole body.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ fields! {
 unserved! {
     /// Known in this endpoint and not acted on.
     pub(crate) struct UnservedCompletionFields {
+        store: False, NOT_STORED;
         prompt_embeds: Null, "prompts are text or token ids";
     }
 }

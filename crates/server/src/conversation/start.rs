@@ -1,8 +1,5 @@
 //! From a conversation to a request inside the engine: the part that every endpoint with messages shares.
 
-use std::time::Instant;
-
-use axum::http::request::Parts;
 use folio_core::schedule::Job;
 
 use super::tools::Answering;
@@ -12,11 +9,12 @@ use crate::generate::answer::Heading;
 use crate::generate::choice::Rendering;
 use crate::generate::constraint::{Follow, Rules};
 use crate::generate::encode::on_text_thread;
+use crate::generate::origin::Origin;
 use crate::generate::report::Report;
 use crate::generate::run::{FieldNames, Order, Run, Setting};
 use crate::request::common::Common;
 use crate::request::output::truncate;
-use crate::state::{App, Served, Ticket};
+use crate::state::{App, Served};
 
 /// What an endpoint calls things.
 #[derive(Clone, Copy, Debug)]
@@ -35,14 +33,6 @@ pub(crate) struct Conversation {
     pub(crate) answering: Answering,
     pub(crate) common: Common,
     pub(crate) names: Names,
-}
-
-/// When and in which HTTP request a conversation came.
-#[derive(Debug)]
-pub(crate) struct Origin {
-    pub(crate) ticket: Ticket,
-    pub(crate) arrival: Instant,
-    pub(crate) parts: Parts,
 }
 
 /// A conversation that is being answered.

@@ -1,7 +1,7 @@
 //! What tools mean for prompt, output and answer, however an endpoint spells them.
 
 use folio_core::params::Params;
-use folio_text::{Tool, ToolFormat, enforce};
+use folio_text::{Tool, ToolFormat, enforce, guide};
 use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, quote};
@@ -95,6 +95,16 @@ pub(crate) fn plan(
                 )
             })?;
             let reading = Reading { tools: Some(format), parallel, ..reading };
+            let wanted = match wanted {
+                None if list.iter().any(|tool| tool.strict) => {
+                    refuse_beams(params, "tools")?;
+                    guide(format, &list, &served.texts.tokenizer)
+                        .map_err(|error| ApiError::field("tools", error.to_string()))?
+                        .map(|grammar| Wanted { field: "tools", grammar })
+                }
+                // Whatever it is, it leaves no room for calls.
+                own => own,
+            };
             return Ok((tools, Answering { reading, wanted, thoughts }));
         }
         Choice::Required => (list, false),
@@ -185,15 +195,17 @@ pub(crate) fn function(
     if !described {
         return Err(ApiError::field(format!("{at}.description"), "must be a string"));
     }
-    if !members.get("strict").is_none_or(|it| it.is_boolean() || it.is_null()) {
-        return Err(ApiError::field(format!("{at}.strict"), "must be true or false"));
-    }
+    let strict = match members.get("strict") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(strict)) => *strict,
+        Some(_) => return Err(ApiError::field(format!("{at}.strict"), "must be true or false")),
+    };
     let schema = match members.get(parameters) {
         None | Some(Value::Null) => Value::Object(Map::new()),
         Some(schema @ Value::Object(_)) => schema.clone(),
         Some(_) => return Err(ApiError::field(format!("{at}.{parameters}"), "must be an object")),
     };
-    Ok(Tool { name: name.to_owned(), parameters: schema })
+    Ok(Tool { name: name.to_owned(), parameters: schema, strict })
 }
 
 /// The members of an object that has no others than `names`.

@@ -6,6 +6,7 @@ pub(crate) mod constraint;
 pub(crate) mod encode;
 pub(crate) mod logprobs;
 pub(crate) mod narrate;
+pub(crate) mod origin;
 pub(crate) mod reading;
 pub(crate) mod report;
 pub(crate) mod run;

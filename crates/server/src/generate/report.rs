@@ -74,7 +74,7 @@ impl Report {
     pub(crate) fn new(id: String, parts: &Parts, endpoint: &'static str, arrival: Instant) -> Self {
         Self {
             id,
-            request_id: request_id(parts),
+            request_id: request_id(&parts.extensions),
             endpoint,
             arrival,
             prompts: 0,

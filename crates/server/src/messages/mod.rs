@@ -6,23 +6,19 @@ mod tools;
 pub(crate) mod types;
 mod validate;
 
-use std::time::Instant;
-
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::json;
 
 use crate::admin::json;
 use crate::app::request_id;
-use crate::auth::caller;
-use crate::conversation::start::{Begun, Conversation, Names, Origin, start};
+use crate::conversation::start::{Begun, Conversation, Names, start};
 use crate::conversation::tokens_of;
 use crate::error::ApiError;
 use crate::generate::answer::gather;
 use crate::generate::encode::on_text_thread;
 use crate::generate::narrate::Narration;
+use crate::generate::origin::Origin;
 use crate::generate::run::FieldNames;
 use crate::generate::told::Told;
 use crate::request::body::read_json;
@@ -38,23 +34,18 @@ pub(crate) async fn create(
     State(app): State<App>,
     request: Request,
 ) -> Result<Response, MessageError> {
-    let (parts, body) = request.into_parts();
-    let id = request_id(&parts);
-    answer(&app, parts, body).await.map_err(|error| MessageError { error, request_id: id })
+    let id = request_id(request.extensions());
+    answer(&app, request).await.map_err(|error| MessageError { error, request_id: id })
 }
 
-async fn answer(app: &App, parts: Parts, body: Body) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let ticket = app.enter(caller(&parts))?;
-    let body: MessagesBody =
-        read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
-    let ValidMessages { spoken, answering, common } = validate(body, &app.served, caller(&parts))?;
+async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
+    let (origin, body) = Origin::of::<MessagesBody>(request, app).await?;
+    let ValidMessages { spoken, answering, common } = validate(body, &app.served, origin.caller())?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "messages", max_tokens: "max_tokens" };
     let names = Names { id: "msg", endpoint: "messages", fields };
     let conversation = Conversation { spoken, answering, common, names };
-    let request_id = request_id(&parts);
-    let origin = Origin { ticket, arrival, parts };
+    let request_id = request_id(&origin.parts.extensions);
     let Begun { mut run, heading, rendering } = start(app, conversation, origin).await?;
     let teller = Teller { heading, request_id };
     match delivery {
@@ -76,12 +67,12 @@ pub(crate) async fn count(
     State(app): State<App>,
     request: Request,
 ) -> Result<Response, MessageError> {
-    let (parts, body) = request.into_parts();
-    let id = request_id(&parts);
-    counted(&app, parts, body).await.map_err(|error| MessageError { error, request_id: id })
+    let id = request_id(request.extensions());
+    counted(&app, request).await.map_err(|error| MessageError { error, request_id: id })
 }
 
-async fn counted(app: &App, parts: Parts, body: Body) -> Result<Response, ApiError> {
+async fn counted(app: &App, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
     let body: CountBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let spoken = countable(body, &app.served)?;
     let tokens =

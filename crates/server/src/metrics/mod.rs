@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::{Method, StatusCode};
 use folio_engine::Snapshot;
 
 use crate::generate::choice::{Choice, Finish};
@@ -21,6 +20,7 @@ use crate::generate::report::Outcome;
 use crate::generate::run::Lane;
 use crate::kv_events::KvEventCounts;
 use histogram::Histogram;
+pub(crate) use http::Exchange;
 use http::HttpCounts;
 
 const TO_FIRST_TOKEN: [f64; 22] = [
@@ -110,7 +110,7 @@ impl Metrics {
             decode_time: Histogram::new(&PER_REQUEST),
             max_generation_tokens: Histogram::one_two_five(max_model_len),
             computed_prompt_tokens: Histogram::one_two_five(max_model_len),
-            http: HttpCounts::default(),
+            http: HttpCounts::new(),
             kv_events,
             rejections: AtomicU64::new(0),
             local_compute: AtomicU64::new(0),
@@ -123,9 +123,9 @@ impl Metrics {
         self.inter_token_latency.record(time.as_secs_f64());
     }
 
-    /// An HTTP request that was answered; `route` is what handled it.
-    pub(crate) fn answered(&self, route: Option<&str>, method: &Method, status: StatusCode) {
-        self.http.count(route, method, status);
+    /// An HTTP request that is over.
+    pub(crate) fn exchanged(&self, exchange: &Exchange) {
+        self.http.count(exchange);
     }
 
     /// A request for which there was no room.

@@ -22,7 +22,6 @@ impl Metrics {
         gauges(&mut page, engine);
         states(&mut page, engine);
         self.sources(&mut page);
-        self.requests(&mut page);
         counters(&mut page, engine);
         self.events(&mut page);
         self.finish_reasons(&mut page);
@@ -38,7 +37,7 @@ impl Metrics {
         let labels: Vec<(&str, &str)> =
             labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
         page.info("vllm:cache_config_info", "Configuration of the KV cache.", &labels);
-        page.finish()
+        page.finish() + &self.http.page()
     }
 
     /// KV events, where they are published.
@@ -106,20 +105,6 @@ impl Metrics {
         });
         let help = "Requests for which there was no room.";
         page.labelled("vllm:admission_rejections_total", help, &labelled);
-    }
-
-    /// What the HTTP side was asked, whatever for.
-    fn requests(&self, page: &mut Page) {
-        let counts = self.http.read();
-        let labelled: Vec<_> = counts
-            .iter()
-            .map(|((handler, method, status), count)| {
-                let labels =
-                    vec![("handler", handler.as_str()), ("method", *method), ("status", *status)];
-                (labels, *count)
-            })
-            .collect();
-        page.labelled("http_requests_total", "Requests by handler, method and status.", &labelled);
     }
 
     fn lengths(&self, page: &mut Page) {

@@ -22,15 +22,16 @@ impl Page {
     }
 
     /// Starts a metric; its samples follow.
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn sample(&mut self, name: &str, more: &[(&str, &str)], value: f64) {
+    /// A sample of the metric that was started last.
+    pub(super) fn sample(&mut self, name: &str, more: &[(&str, &str)], value: f64) {
         let own = render_labels(more);
-        let comma = if own.is_empty() { "" } else { "," };
         let labels = &self.labels;
+        let comma = if own.is_empty() || labels.is_empty() { "" } else { "," };
         let _ = writeln!(self.text, "{name}{{{labels}{comma}{own}}} {value:?}");
     }
 
@@ -92,21 +93,34 @@ impl Page {
         sum: f64,
     ) {
         self.head(name, "histogram", help);
+        self.buckets(name, &[], (bounds, counts, sum));
+    }
+
+    /// The samples of a histogram with `labels`: bounds, counts per bucket, sum.
+    pub(super) fn buckets(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        (bounds, counts, sum): (&[f64], &[u64], f64),
+    ) {
         let bucket = format!("{name}_bucket");
         let mut total = 0;
+        let up_to = |page: &mut Self, bound: &str, count| {
+            page.sample(&bucket, &[labels, &[("le", bound)]].concat(), float(count));
+        };
         for (bound, count) in bounds.iter().zip(counts) {
             total += count;
-            self.sample(&bucket, &[("le", &format!("{bound:?}"))], float(total));
+            up_to(self, &format!("{bound:?}"), total);
         }
         total = counts.iter().sum();
-        self.sample(&bucket, &[("le", "+Inf")], float(total));
-        self.sample(&format!("{name}_count"), &[], float(total));
-        self.sample(&format!("{name}_sum"), &[], sum);
+        up_to(self, "+Inf", total);
+        self.sample(&format!("{name}_count"), labels, float(total));
+        self.sample(&format!("{name}_sum"), labels, sum);
     }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "the format's numbers are doubles")]
-fn float(value: u64) -> f64 {
+pub(super) fn float(value: u64) -> f64 {
     value as f64
 }
 

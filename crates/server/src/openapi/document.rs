@@ -34,13 +34,16 @@ fn operation(endpoint: &Endpoint) -> Value {
     let mut operation = json!({
         "summary": endpoint.summary,
         "responses": {
-            "200": { "description": "All is well.", "content": content(endpoint.answer) },
             "default": {
                 "description": "Refused or failed; `message` names the field at fault and says what to do.",
                 "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } },
             },
         },
     });
+    if let Some(content) = content(endpoint.answer) {
+        operation["responses"]["200"] =
+            json!({ "description": "All is well.", "content": content });
+    }
     if let Some(body) = &endpoint.body {
         let mut schema = (body.schema)();
         for name in body.required {
@@ -76,15 +79,16 @@ fn parameters(path: &str) -> impl Iterator<Item = &str> {
     path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0.trim_start_matches('*')))
 }
 
-fn content(answer: Answer) -> Value {
+fn content(answer: Answer) -> Option<Value> {
     let object = json!({ "schema": { "type": "object" } });
     let text = json!({ "schema": { "type": "string" } });
-    match answer {
+    Some(match answer {
+        Answer::Refusal => return None,
         Answer::Json => json!({ "application/json": object }),
         Answer::Stream => json!({ "application/json": object, "text/event-stream": text }),
         Answer::Text(kind) => json!({ kind: text }),
         Answer::Empty => json!({}),
-    }
+    })
 }
 
 /// OpenAI's shape of an error, and Anthropic's, which has `type` beside it.

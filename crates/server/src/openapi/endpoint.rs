@@ -18,6 +18,8 @@ pub(crate) enum Answer {
     Text(&'static str),
     /// Nothing but its status.
     Empty,
+    /// Never well: it is there to say why.
+    Refusal,
 }
 
 /// The JSON object that an endpoint reads.

@@ -53,6 +53,7 @@ macro_rules! unserved {
 }
 pub(crate) use unserved;
 
+pub(crate) const NOT_STORED: &str = "answers are not stored";
 const BOOKKEEPING: &str = "accepted at any value";
 
 unserved! {
@@ -63,7 +64,6 @@ unserved! {
         safety_identifier: Any, BOOKKEEPING;
         prompt_cache_key: Any, BOOKKEEPING;
         request_id: Any, BOOKKEEPING;
-        store: False, "answers are not stored";
         service_tier: Word, "there is one tier";
         guided_json: Null, "write it as `structured_outputs.json`";
         guided_regex: Null, "write it as `structured_outputs.regex`";

@@ -7,20 +7,18 @@ mod tools;
 pub(crate) mod types;
 mod validate;
 
-use std::time::Instant;
-
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 
 use crate::admin::json;
-use crate::auth::caller;
-use crate::conversation::start::{Begun, Conversation, Names, Origin, start};
+use crate::conversation::start::{Begun, Conversation, Names, start};
 use crate::error::ApiError;
 use crate::generate::answer::gather;
 use crate::generate::narrate::Narration;
+use crate::generate::origin::Origin;
 use crate::generate::run::FieldNames;
 use crate::generate::told::Told;
-use crate::request::body::read_json;
 use crate::request::common::Delivery;
 use crate::sse;
 use crate::state::App;
@@ -28,23 +26,25 @@ use respond::Story;
 use types::ResponsesBody;
 use validate::{ValidResponses, validate};
 
+/// The handler of those who ask for an earlier answer.
+pub(crate) async fn stored() -> ApiError {
+    let message = "nothing is stored here, whatever `store` said; keep the answer, and send the whole \
+                   conversation as `input` of the next request";
+    ApiError::new(StatusCode::NOT_FOUND, message.to_owned())
+}
+
 /// The handler.
 pub(crate) async fn respond(
     State(app): State<App>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let arrival = Instant::now();
-    let (parts, body) = request.into_parts();
-    let ticket = app.enter(caller(&parts))?;
-    let body: ResponsesBody =
-        read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
+    let (origin, body) = Origin::of::<ResponsesBody>(request, &app).await?;
     let ValidResponses { spoken, answering, echoed, common } =
-        validate(body, &app.served, caller(&parts))?;
+        validate(body, &app.served, origin.caller())?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "input", max_tokens: "max_output_tokens" };
     let names = Names { id: "resp", endpoint: "responses", fields };
     let conversation = Conversation { spoken, answering, common, names };
-    let origin = Origin { ticket, arrival, parts };
     let Begun { mut run, heading, rendering } = start(&app, conversation, origin).await?;
     let reading = rendering.reading.clone();
     let story = Story { heading, rendering, echoed };

@@ -41,6 +41,7 @@ fields! {
         truncation: String,
         metadata: Json,
         reasoning: ReasoningOptions,
+        store: bool,
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) fn validate(
         truncation,
         metadata,
         reasoning,
+        // OpenAI's default is true, so clients send it who never ask for what is stored; the answer says false.
+        store: _,
     } = responses;
     unserved_responses.refuse()?;
     if let Some(ReasoningOptions { fields }) = reasoning {

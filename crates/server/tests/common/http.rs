@@ -111,6 +111,17 @@ fn unchunk(mut rest: &str) -> String {
     body
 }
 
+/// A connection that has had an answer and waits.
+pub(crate) async fn idle(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream.write_all(b"GET /ping HTTP/1.1\r\nhost: t\r\n\r\n").await.expect("it listens");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.expect("an answer without a body"));
+    }
+    stream
+}
+
 /// A streamed request whose client decides how long to listen.
 pub(crate) struct Listening {
     stream: TcpStream,

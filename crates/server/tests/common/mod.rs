@@ -7,6 +7,7 @@
 
 pub(crate) mod data;
 pub(crate) mod http;
+pub(crate) mod metrics;
 pub(crate) mod zmtp;
 
 use std::net::SocketAddr;
@@ -46,6 +47,13 @@ pub(crate) const BLOCK_SIZE: u32 = 4;
 const TEMPLATE: &str = "{% for m in messages %}<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
                         {% if add_generation_prompt %}\
                         {% if enable_thinking is defined and not enable_thinking %}[quiet]{% endif %}>{% endif %}";
+
+/// A body with more fields, or with other values of those it has.
+pub(crate) fn with(body: &Value, more: &Value) -> Value {
+    let mut body = body.clone();
+    body.as_object_mut().expect("an object").extend(more.as_object().expect("fields").clone());
+    body
+}
 
 /// How a test's server differs from the usual one.
 pub(crate) struct Setup {

@@ -10,7 +10,7 @@ mod call;
 mod enforce;
 mod parser;
 
-pub use enforce::{Tool, enforce};
+pub use enforce::{Tool, enforce, guide};
 pub use parser::{ToolDelta, ToolParser};
 
 /// How a model writes its calls.

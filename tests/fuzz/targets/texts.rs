@@ -1,19 +1,18 @@
 //! Chat templates, tokenizers and grammars.
 
-use std::path::Path;
-
 use folio_text::{
     ChatTemplate, DateTime, Grammar, Grammars, RenderInput, SpecialTokens, Tokenizer,
 };
 use serde_json::json;
 
+const TOKENIZER: &[u8] = include_bytes!("../../../models/demo/tokenizer.json");
 /// The longest text that is tokenised.
 const MOST_BYTES: usize = 1 << 20;
 /// The longest prompt.
 const MOST_OUTPUT: usize = 1 << 16;
 
 /// Compiles and renders a template.
-pub(crate) fn template(input: &[u8]) -> String {
+pub(super) fn template(input: &[u8]) -> String {
     let source = String::from_utf8_lossy(input);
     let messages = json!([
         {"role": "system", "content": "Be brief."},
@@ -44,7 +43,7 @@ pub(crate) fn template(input: &[u8]) -> String {
 }
 
 /// Reads a `tokenizer.json` and, if it is one, encodes and decodes with it.
-pub(crate) fn tokenizer(input: &[u8]) -> String {
+pub(super) fn tokenizer(input: &[u8]) -> String {
     let tokenizer = match Tokenizer::from_json(input, MOST_BYTES) {
         Ok(tokenizer) => tokenizer,
         Err(error) => return error.to_string(),
@@ -59,17 +58,16 @@ pub(crate) fn tokenizer(input: &[u8]) -> String {
 }
 
 /// The built-in model's tokenizer.
-pub(crate) fn demo() -> Tokenizer {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/tokenizer.json");
-    Tokenizer::from_json(&std::fs::read(file).unwrap(), MOST_BYTES).unwrap()
+pub(super) fn demo() -> Tokenizer {
+    Tokenizer::from_json(TOKENIZER, MOST_BYTES).unwrap()
 }
 
-pub(crate) fn grammars() -> Grammars {
+pub(super) fn grammars() -> Grammars {
     Grammars::new(demo(), vec![1])
 }
 
 /// Compiles a grammar, whose kind the first byte chooses, and follows it for some tokens.
-pub(crate) fn grammar(grammars: &Grammars, input: &[u8]) -> String {
+pub(super) fn grammar(grammars: &Grammars, input: &[u8]) -> String {
     let (kind, text) = input.split_first().unwrap_or((&b'r', &[]));
     let text = String::from_utf8_lossy(text).into_owned();
     let grammar = match kind {

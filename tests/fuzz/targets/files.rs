@@ -1,35 +1,33 @@
 //! Model folders with one damaged file.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use folio_model::{Checkpoint, ModelSource};
 
 /// A folder of the tiny model of the corpus, removed when dropped.
-pub(crate) struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
 
-fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus")
-}
+const CONFIG: &[u8] = include_bytes!("../corpus/config/llama.json");
+const WEIGHTS: &[u8] = include_bytes!("../corpus/safetensors/llama.safetensors");
 
 impl Folder {
-    pub(crate) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("folio-fuzz-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        fs::copy(corpus().join("config/llama.json"), path.join("config.json")).unwrap();
-        fs::copy(corpus().join("safetensors/llama.safetensors"), path.join("model.safetensors"))
-            .unwrap();
+        fs::write(path.join("config.json"), CONFIG).unwrap();
+        fs::write(path.join("model.safetensors"), WEIGHTS).unwrap();
         Self(path)
     }
 
     /// What opening the folder with this file says.
-    pub(crate) fn opened(&self, file: &str, bytes: &[u8]) -> String {
+    pub(super) fn opened(&self, file: &str, bytes: &[u8]) -> String {
         fs::write(self.0.join(file), bytes).unwrap();
         open(self.0.clone())
     }
 
     /// What opening this file says.
-    pub(crate) fn opened_alone(&self, file: &str, bytes: &[u8]) -> String {
+    pub(super) fn opened_alone(&self, file: &str, bytes: &[u8]) -> String {
         let path = self.0.join(file);
         fs::write(&path, bytes).unwrap();
         open(path)

@@ -1,6 +1,7 @@
 //! A server without a network: its router, and an engine whose model says what it is told to.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 
-use crate::texts::demo;
+use super::texts::demo;
 
 const PATHS: [&str; 7] = [
     "/v1/completions",
@@ -31,7 +32,7 @@ const PATHS: [&str; 7] = [
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
 const END: u32 = 1;
 
-pub(crate) struct Server {
+pub(super) struct Server {
     runtime: Runtime,
     router: Router,
     tokenizer: Tokenizer,
@@ -40,7 +41,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let tokenizer = demo();
         let vocab = tokenizer.vocab_size();
         let limits = Limits {
@@ -75,7 +76,16 @@ impl Server {
             reasoning: false,
         };
         let model = ModelFacts { eos: vec![Token(END)], ..ModelFacts::default() };
-        let app = App::new(ServerConfig { model, ..ServerConfig::default() }, engine, texts);
+        // A machine that is busy or asleep is no failure.
+        let hour = Duration::from_secs(3600);
+        let limits = folio_server::Limits {
+            body_time: hour,
+            idle_time: hour,
+            text_time: hour,
+            ..folio_server::Limits::default()
+        };
+        let app =
+            App::new(ServerConfig { model, limits, ..ServerConfig::default() }, engine, texts);
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Self { runtime, router: router(app), tokenizer, script }
     }
@@ -92,7 +102,7 @@ impl Server {
     }
 
     /// Sends an input to the endpoint that its first byte chooses.
-    pub(crate) fn request(&self, input: &[u8]) -> String {
+    pub(super) fn request(&self, input: &[u8]) -> String {
         let (place, body) = input.split_first().unwrap_or((&b'0', &[]));
         let path = PATHS[usize::from(*place) % PATHS.len()];
         let (status, answer) = self.ask(path, body.to_vec());
@@ -108,7 +118,7 @@ impl Server {
 
     /// Lets the model say an input, as text or, behind an odd byte, as tokens of two bytes each: the stream must be
     /// well-formed and say what the whole answer says.
-    pub(crate) fn streamed_equals_whole(&self, input: &[u8]) -> String {
+    pub(super) fn streamed_equals_whole(&self, input: &[u8]) -> String {
         let (kind, said) = input.split_first().unwrap_or((&b'0', &[]));
         let vocab = self.tokenizer.vocab_size();
         let mut script = if kind % 2 == 0 {

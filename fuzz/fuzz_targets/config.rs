@@ -1,0 +1,4 @@
+//! `config.json`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| folio_fuzz::feed("config", input));

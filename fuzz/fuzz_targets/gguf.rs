@@ -1,0 +1,4 @@
+//! GGUF files.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| folio_fuzz::feed("gguf", input));

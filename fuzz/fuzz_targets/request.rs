@@ -1,0 +1,4 @@
+//! The bodies of requests.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| folio_fuzz::feed("request", input));

@@ -1,0 +1,4 @@
+//! Safetensors files.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| folio_fuzz::feed("safetensors", input));

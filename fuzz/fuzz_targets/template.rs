@@ -1,0 +1,4 @@
+//! Chat templates.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| folio_fuzz::feed("template", input));
