@@ -34,14 +34,14 @@ fn a_shape_runs_as_what_it_is_the_shape_of() {
         let outline = Outline::of_config(&config).unwrap();
         let expected = MemoryPlan::for_outline(&outline, &request(&setup)).unwrap();
         assert_eq!(plan.total_bytes(), expected.total_bytes());
-        let job = Job::greedy(&[1, 2, 3], 4);
-        let outcomes = Driver::new(&mut runner, &plan, 1).run(&[job.clone()], &setup);
+        let jobs = [Job::greedy(&[1, 2, 3], 4)];
+        let outcomes = Driver::new(&mut runner, &plan, 1).run(&jobs, &setup);
         let scores = &outcomes[0].prompt_scores;
         assert_eq!(outcomes[0].drawn.len(), 4);
         assert!(scores.iter().all(|score| score.logprob.is_finite() && score.logprob < 0.0));
         // The same tomorrow, and each token has its own embedding.
         let (mut again, plan) = cpu_runner(&dummy(&config, &others), &setup);
-        assert_eq!(Driver::new(&mut again, &plan, 1).run(&[job], &setup), outcomes);
+        assert_eq!(Driver::new(&mut again, &plan, 1).run(&jobs, &setup), outcomes);
         assert!(scores[0].logprob != scores[1].logprob);
     }
 }
