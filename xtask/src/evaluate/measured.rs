@@ -197,7 +197,8 @@ fn beside(results: &Value) -> Result<String> {
         "\nOne run gives the times of its steps (`folio bench throughput … --fit FILE`); the next one, of other requests at the \
          same rate, is simulated with them: `folio bench throughput … --write-trace TRACE`, then `folio simulate --fit FILE \
          --trace TRACE` with the same blocks, block size and limits. {IN_TURN} requests each, on the same machine, whose speed \
-         drifts by some per cent from one run to the next."
+         drifts by some per cent from one run to the next. With the higher load the mean time to the first token is made by the few \
+         requests that wait for memory, and is what differs most."
     );
     Ok(out)
 }
