@@ -62,6 +62,11 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "REVISION", requires = "model")]
     pub(crate) revision: Option<String>,
 
+    /// dummy: do not read weights, make them up, to measure a model of which only the shape is there: MODEL may then be a
+    /// config.json or one of the names that folio simulate knows; a model without a tokenizer gets the demo model's
+    #[arg(long, value_enum, default_value_t = LoadFormat::Auto, requires_if("dummy", "model"))]
+    pub(crate) load_format: LoadFormat,
+
     /// Type the weights are kept in, as far as they are floats
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub(crate) dtype: Dtype,
@@ -139,6 +144,13 @@ pub(crate) struct ModelArgs {
     /// Threads that compute; default: all the machine grants
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+}
+
+/// The values of `--load-format`, as vLLM names them.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadFormat {
+    Auto,
+    Dummy,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -8,9 +8,9 @@ use folio_model::block_size::Lengths;
 use folio_model::{Dtype, Isa, KvDtype, MemoryRequest, ModelSource, SwapRequest};
 use folio_sim::memory::Policy;
 
-use crate::args::{self, BlockSize, ModelArgs, StepTokens};
+use crate::args::{self, BlockSize, LoadFormat, ModelArgs, StepTokens};
 use crate::hub::Located;
-use crate::{builtin, hub, machine, trace};
+use crate::{builtin, hub, machine, shapes, trace};
 
 /// Where the system does not tell how much memory is free, this much is assumed to be.
 pub(crate) const ASSUMED_MEMORY: u64 = 4 << 30;
@@ -94,9 +94,14 @@ impl Settings {
 
 /// The model's files, fetched if need be, and its name on the hub.
 fn source(args: &ModelArgs) -> Result<(ModelSource, Option<String>)> {
-    let Some(model) = &args.model else {
-        return Ok((ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES }, None));
-    };
+    let builtin = ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES };
+    let Some(model) = &args.model else { return Ok((builtin, None)) };
+    if args.load_format == LoadFormat::Dummy {
+        let (name, config) = shapes::config(model)?;
+        let own = model.join("tokenizer.json").is_file();
+        let others = if own { ModelSource::Folder(model.clone()) } else { builtin };
+        return Ok((ModelSource::Dummy { name, config, others: Box::new(others) }, None));
+    }
     let Located { path, name } = hub::locate(model, args.revision.as_deref())?;
     Ok((ModelSource::at(path), name))
 }

@@ -1,28 +1,62 @@
-//! Models by their configuration alone: what can be planned and simulated without a weight being there.
+//! Models by their configuration alone: what can be planned and simulated without a weight being there, and timed with weights
+//! that are made up.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use folio_model::fields::Fields;
-use folio_model::{Checkpoint, Dtype, ModelSource, ModelSpec, Outline, arch};
+use folio_model::{Checkpoint, MOST_CONFIG_BYTES, ModelSource, ModelSpec, Outline};
 use folio_sim::cost::Shape;
 
 use crate::builtin;
 
-/// Longest configuration that is read, in bytes.
-const MOST_BYTES: u64 = 16 << 20;
-
 /// Models that are known by name, by the configurations their makers publish. OPT-175B's is that of its paper.
-const KNOWN: [(&str, &[u8]); 6] = [
+const KNOWN: [(&str, &[u8]); 7] = [
     ("opt-13b", include_bytes!("../models/shapes/opt-13b.json")),
     ("opt-66b", include_bytes!("../models/shapes/opt-66b.json")),
     ("opt-175b", include_bytes!("../models/shapes/opt-175b.json")),
+    ("smollm2-135m", include_bytes!("../models/shapes/smollm2-135m.json")),
     ("llama-13b", include_bytes!("../models/shapes/llama-13b.json")),
     ("llama-3-8b", include_bytes!("../models/shapes/llama-3-8b.json")),
     ("llama-3-70b", include_bytes!("../models/shapes/llama-3-70b.json")),
 ];
+
+/// The known model of a name.
+fn known(name: &Path) -> Option<(&'static str, &'static [u8])> {
+    let name = name.to_str()?.to_lowercase();
+    KNOWN.into_iter().find(|(known, _)| *known == name)
+}
+
+/// The name and the `config.json` of a model in a folder, of such a file, or of a known name.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn config(model: &Path) -> Result<(String, Vec<u8>)> {
+    if let Some((name, config)) = known(model) {
+        return Ok((name.to_owned(), config.to_vec()));
+    }
+    let file = if model.is_dir() { model.join("config.json") } else { model.to_path_buf() };
+    if !file.is_file() {
+        let names = KNOWN.map(|(name, _)| name).join(", ");
+        bail!(
+            "there is no model {}; give a folder, a GGUF file, a config.json, or one of {names}",
+            model.display()
+        );
+    }
+    let mut bytes = Vec::new();
+    let read =
+        File::open(&file).and_then(|file| file.take(MOST_CONFIG_BYTES + 1).read_to_end(&mut bytes));
+    read.with_context(|| format!("cannot read {}", file.display()))?;
+    ensure!(
+        u64::try_from(bytes.len()).is_ok_and(|len| len <= MOST_CONFIG_BYTES),
+        "{} is larger than {MOST_CONFIG_BYTES} bytes",
+        file.display()
+    );
+    let folder = file.parent().and_then(Path::file_name);
+    let name = folder.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+    Ok((name, bytes))
+}
 
 /// A model that may or may not be there.
 #[derive(Clone, Debug)]
@@ -41,57 +75,25 @@ impl Described {
             let source = ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES };
             return Ok(Self::of_checkpoint(&Checkpoint::open(&source)?));
         };
-        let name = path.to_string_lossy().to_lowercase();
-        if let Some((known, config)) = KNOWN.iter().find(|(known, _)| *known == name) {
-            return Self::of_config((*known).to_owned(), config);
+        if known(path).is_none() {
+            let gguf =
+                path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+            if gguf {
+                let source = ModelSource::at(path.to_path_buf());
+                return Ok(Self::of_checkpoint(&Checkpoint::open(&source)?));
+            }
+            if path.is_dir()
+                && let Ok(checkpoint) = Checkpoint::open(&ModelSource::Folder(path.to_path_buf()))
+            {
+                return Ok(Self::of_checkpoint(&checkpoint));
+            }
         }
-        let config = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
-        let gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-        if gguf {
-            return Ok(Self::of_checkpoint(&Checkpoint::open(&ModelSource::at(
-                path.to_path_buf(),
-            ))?));
-        }
-        if path.is_dir()
-            && let Ok(checkpoint) = Checkpoint::open(&ModelSource::Folder(path.to_path_buf()))
-        {
-            return Ok(Self::of_checkpoint(&checkpoint));
-        }
-        let names = KNOWN.map(|(name, _)| name).join(", ");
-        if !config.is_file() {
-            bail!(
-                "there is no model {}; give a folder, a GGUF file, a config.json, or one of {names}",
-                path.display()
-            );
-        }
-        let mut bytes = Vec::new();
-        let read =
-            File::open(&config).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
-        read.with_context(|| format!("cannot read {}", config.display()))?;
-        ensure!(
-            u64::try_from(bytes.len()).is_ok_and(|len| len <= MOST_BYTES),
-            "{} is larger than {MOST_BYTES} bytes",
-            config.display()
-        );
-        let folder = config.parent().and_then(Path::file_name);
-        let name =
-            folder.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-        Self::of_config(name, &bytes)
+        let (name, config) = config(path)?;
+        Ok(Self { name, outline: Outline::of_config(&config)? })
     }
 
     fn of_checkpoint(checkpoint: &Checkpoint) -> Self {
         Self { name: checkpoint.name(), outline: Outline::of_checkpoint(checkpoint) }
-    }
-
-    fn of_config(name: String, config: &[u8]) -> Result<Self> {
-        let fields = Fields::parse("config.json", config)?;
-        let (spec, _) = arch::read(&fields)?;
-        let stored = match fields.text("dtype")?.or(fields.text("torch_dtype")?) {
-            Some("float32") => Dtype::F32,
-            Some("float16") => Dtype::F16,
-            _ => Dtype::Bf16,
-        };
-        Ok(Self { name, outline: Outline::of_floats(spec, stored) })
     }
 
     pub(crate) fn spec(&self) -> &ModelSpec {
@@ -130,6 +132,7 @@ mod tests {
             ("opt-13b", 12.8),
             ("opt-66b", 65.7),
             ("opt-175b", 174.6),
+            ("smollm2-135m", 0.1345),
             ("llama-13b", 12.9),
             ("llama-3-8b", 7.5),
             ("llama-3-70b", 69.5),

@@ -95,6 +95,12 @@ fn a_file_of_requests_is_run_whole() {
     let results = file.json();
     assert_eq!(results["num_requests"], 4);
     assert_eq!(results["total_num_tokens"], 4 * 3 + (4 + 5 + 6 + 7));
+
+    // More than there are: from the first on again.
+    let work = ["throughput", "--dataset-name", "custom", "--num-prompts", "6"];
+    let files = ["--dataset-path", rows.path(), "--output-json", file.path()];
+    printed(&[&work[..], &files].concat());
+    assert_eq!(file.json()["total_num_tokens"], 6 * 3 + (4 + 5 + 6 + 7) + (4 + 5));
 }
 
 #[test]
@@ -134,6 +140,19 @@ fn prefixes_are_repeated() {
     let work = ["throughput", "--dataset-name", "prefix_repetition", "--num-prompts", "4"];
     printed(&[&work[..], &lengths, &counts, &["--output-json", out.path()]].concat());
     assert_eq!(out.json()["total_num_tokens"], 4 * (32 + 4 + 3));
+}
+
+#[test]
+fn a_model_without_weights_is_measured() {
+    let out = TempFile::new("dummy.json");
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/config.json");
+    let work = ["--num-prompts", "2", "--input-len", "8", "--output-len", "3"];
+    let model = ["throughput", config, "--load-format", "dummy"];
+    printed(&[&model[..], &work, &["--output-json", out.path()]].concat());
+    assert_eq!(
+        (&out.json()["model"], &out.json()["total_num_tokens"]),
+        (&json!("demo"), &json!(22))
+    );
 }
 
 #[test]
@@ -209,6 +228,8 @@ fn what_cannot_be_measured_says_what_to_do() {
             "--tokenizer",
         ),
         (&["throughput", "--random-range-ratio", "2"], "--random-range-ratio"),
+        (&["throughput", "gpt-5", "--load-format", "dummy"], "smollm2-135m"),
+        (&["throughput", "--load-format", "dummy"], "MODEL"),
         (&["serve", "--base-url", "https://example.org"], "http://"),
         (&["serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
         (&["serve", "--goodput", "itl:5"], "--goodput"),

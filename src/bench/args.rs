@@ -126,7 +126,7 @@ pub(crate) struct DataArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) dataset_path: Option<PathBuf>,
 
-    /// Requests; default: all of a file, else 64
+    /// Requests; those of a file with fewer are sent again, but for a trace. Default: all of a file, else 64
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) num_prompts: Option<u32>,
 

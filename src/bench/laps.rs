@@ -85,7 +85,8 @@ impl Observer for Laps {
 
     fn finished(&mut self, plan: &StepPlan) {
         let operations = self.profile.as_ref().map(Profile::take).unwrap_or_default();
-        let step = Step::of(plan);
+        // Every request of a benchmark is one sequence.
+        let step = Step::of(plan, u64::try_from(plan.rows.len()).unwrap_or(u64::MAX));
         let record = StepRecord { step, ended: self.last, parts: self.parts, operations };
         self.steps.0.lock().unwrap_or_else(PoisonError::into_inner).push(record);
     }

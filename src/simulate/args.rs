@@ -10,8 +10,8 @@ use crate::args;
 /// Simulate the engine: the scheduler that serves, under a clock that does not wait
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SimulateArgs {
-    /// Model folder, config.json, or opt-13b, opt-66b, opt-175b, llama-13b, llama-3-8b, llama-3-70b; without one, the
-    /// built-in demo model
+    /// Model folder, config.json, or opt-13b, opt-66b, opt-175b, smollm2-135m, llama-13b, llama-3-8b, llama-3-70b;
+    /// without one, the built-in demo model
     pub(crate) model: Option<PathBuf>,
 
     /// Hardware: a100-40g, a100-80g, h100, h200, cpu (this machine, measured now), or a JSON file with the fields of one
@@ -33,6 +33,10 @@ pub(crate) struct SimulateArgs {
     /// Microseconds that every sequence of a step takes beside its work; default: the device's
     #[arg(long, value_name = "US")]
     pub(crate) row_overhead_us: Option<f64>,
+
+    /// Microseconds that every request of a step takes beside its sequences; default: the device's
+    #[arg(long, value_name = "US")]
+    pub(crate) request_overhead_us: Option<f64>,
 
     /// Share of a device's memory that is used
     #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
@@ -84,7 +88,7 @@ pub(crate) struct SimulateArgs {
 /// Who asks for what.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TrafficArgs {
-    /// Lengths of prompts and outputs: sharegpt, alpaca, PROMPT,OUTPUT, or a CSV file of which lines are drawn
+    /// Lengths of prompts and outputs: sharegpt, alpaca, wmt16, PROMPT,OUTPUT, or a CSV file of which lines are drawn
     #[arg(long, value_name = "WHAT", default_value = "sharegpt")]
     pub(crate) dataset: String,
 

@@ -16,7 +16,7 @@ use crate::args;
 /// Points of a run's history that are kept.
 const MOST_MOMENTS: usize = 240;
 /// A rate is found up to this factor.
-const RATE_PRECISION: f64 = 1.03;
+const RATE_PRECISION: f64 = 1.01;
 /// No rate below this is looked for.
 const LEAST_RATE: f64 = 0.001;
 

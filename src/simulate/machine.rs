@@ -40,6 +40,9 @@ impl Machine {
         if let Some(micros) = args.row_overhead_us {
             device.row_overhead = seconds("--row-overhead-us", micros)?;
         }
+        if let Some(micros) = args.request_overhead_us {
+            device.request_overhead = seconds("--request-overhead-us", micros)?;
+        }
         let fit = match &args.fit {
             None => None,
             Some(file) => {
@@ -133,6 +136,7 @@ fn this_machine() -> Result<Device> {
         flops_share: 0.8,
         step_overhead: 2e-4,
         row_overhead: 3e-5,
+        request_overhead: 0.0,
     })
 }
 
@@ -164,9 +168,11 @@ fn device(name: &str) -> Result<Device> {
     {
         bail!("--device {name}: {field} must be above 0, not {value}");
     }
-    for (field, value) in
-        [("step_overhead", device.step_overhead), ("row_overhead", device.row_overhead)]
-    {
+    for (field, value) in [
+        ("step_overhead", device.step_overhead),
+        ("row_overhead", device.row_overhead),
+        ("request_overhead", device.request_overhead),
+    ] {
         ensure!(
             (0.0..1e3).contains(&value),
             "--device {name}: {field} must be seconds, not {value}"

@@ -11,6 +11,8 @@ use super::report::seconds;
 
 /// Runs whose history is drawn.
 const MOST_HISTORIES: usize = 6;
+/// Runs that stand side by side in the table; more stand below each other.
+const MOST_COLUMNS: usize = 4;
 
 const LAYOUT: &str = "\
 *{box-sizing:border-box}body{margin:0 auto;max-width:1080px;padding:16px;background:var(--ground);\
@@ -20,7 +22,7 @@ h2{font-size:1.1em;margin:1.4em 0 .4em}p{margin:.3em 0;color:var(--faint)}\
 .charts svg{width:100%;height:auto;border:1px solid var(--grid);border-radius:6px}\
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9em}\
 th,td{padding:4px 9px;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}\
-th:first-child,td:first-child{text-align:left}th{color:var(--faint);font-weight:600}";
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--ground)}th{color:var(--faint);font-weight:600}";
 
 /// The page.
 pub(super) fn page(results: &Results) -> String {
@@ -30,12 +32,15 @@ pub(super) fn page(results: &Results) -> String {
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\"><title>{0}</title>\
          <style>{STYLE}{LAYOUT}</style></head><body>\n<h1>{0}</h1>\n\
-         <p>Simulated by folio {1}: {2}; seed {3}; {4} runs.</p>\n",
+         <p>Simulated by folio {1}: {2}; seed {3}; {4}.</p>\n",
         escape(&title),
         env!("CARGO_PKG_VERSION"),
         escape(&results.workload),
         results.seed,
-        results.runs.len()
+        match results.runs.len() {
+            1 => "1 run".to_owned(),
+            runs => format!("{runs} runs"),
+        }
     );
     let rates = rate_charts(results);
     if !rates.is_empty() {
@@ -84,32 +89,36 @@ fn rate_charts(results: &Results) -> Vec<Chart> {
     for runs in lines.values_mut() {
         runs.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
-    let chart = |title: &str, y: &str, most_y: Option<f64>, value: fn(&Summary) -> f64| Chart {
-        title: title.to_owned(),
-        x: "request rate (requests/s)".to_owned(),
-        y: y.to_owned(),
-        series: lines
-            .iter()
-            .map(|(name, runs)| Series {
-                name: name.clone(),
-                points: runs.iter().map(|(rate, summary)| (*rate, value(summary))).collect(),
-            })
-            .collect(),
-        stacked: false,
-        most_y,
-    };
+    let chart =
+        |title: &str, y: &str, most_y: Option<f64>, value: &dyn Fn(&Summary) -> f64| Chart {
+            title: title.to_owned(),
+            x: "request rate (requests/s)".to_owned(),
+            y: y.to_owned(),
+            series: lines
+                .iter()
+                .map(|(name, runs)| Series {
+                    name: name.clone(),
+                    points: runs.iter().map(|(rate, summary)| (*rate, value(summary))).collect(),
+                })
+                .filter(|series| series.points.iter().any(|point| point.1.is_finite()))
+                .collect(),
+            stacked: false,
+            most_y,
+        };
+    // Where answers come as a whole, there is no time between tokens.
+    let millis = |seconds: f64| if seconds > 0.0 { seconds * 1e3 } else { f64::NAN };
     let mut charts = vec![
-        chart("Normalized latency", "mean (s/token)", Some(1.0), |s| s.normalized_latency),
-        chart("Served", "throughput (requests/s)", None, |s| s.request_throughput),
-        chart("Time to first token, p99", "TTFT (s)", Some(30.0), |s| s.ttft.p99),
-        chart("Time per output token, p99", "TPOT (ms)", Some(1000.0), |s| s.tpot.p99 * 1e3),
-        chart("Inter-token latency, p99", "ITL (ms)", Some(1000.0), |s| s.itl.p99 * 1e3),
-        chart("Batched requests", "mean requests in a step", None, |s| s.batched_requests),
-        chart("KV cache that holds tokens", "share (%)", None, |s| s.kv.tokens * 100.0),
+        chart("Normalized latency", "mean (s/token)", Some(1.0), &|s| s.normalized_latency),
+        chart("Served", "throughput (requests/s)", None, &|s| s.request_throughput),
+        chart("Time to first token, p99", "TTFT (s)", Some(30.0), &|s| s.ttft.p99),
+        chart("Time per output token, p99", "TPOT (ms)", Some(1000.0), &|s| millis(s.tpot.p99)),
+        chart("Inter-token latency, p99", "ITL (ms)", Some(1000.0), &|s| millis(s.itl.p99)),
+        chart("Batched requests", "mean requests in a step", None, &|s| s.batched_requests),
+        chart("KV cache that holds tokens", "share (%)", None, &|s| s.kv.tokens * 100.0),
     ];
     if results.runs.iter().any(|run| run.summary.request_goodput.is_some()) {
         let goodput = |s: &Summary| s.request_goodput.unwrap_or(0.0);
-        charts.push(chart("Goodput", "served in time (requests/s)", None, goodput));
+        charts.push(chart("Goodput", "served in time (requests/s)", None, &goodput));
     }
     charts
 }
@@ -165,53 +174,64 @@ fn histories(run: &RunResult) -> Vec<Chart> {
     charts
 }
 
+/// What the table tells of a run.
+const CELLS: [&str; 19] = [
+    "run",
+    "rate (1/s)",
+    "served (1/s)",
+    "output (tokens/s)",
+    "normalized (s/token)",
+    "TTFT mean",
+    "TTFT p99",
+    "TPOT mean",
+    "TPOT p99",
+    "ITL p99",
+    "batched",
+    "tokens (%)",
+    "reserved (%)",
+    "internal (%)",
+    "external (%)",
+    "saved (%)",
+    "preemptions",
+    "swapped",
+    "refused",
+];
+
 fn table(results: &Results) -> String {
-    let mut out = String::from("<div class=\"wide\"><table><thead><tr>");
-    for name in [
-        "run",
-        "rate (1/s)",
-        "served (1/s)",
-        "output (tokens/s)",
-        "normalized (s/token)",
-        "TTFT mean",
-        "TTFT p99",
-        "TPOT mean",
-        "TPOT p99",
-        "ITL p99",
-        "batched",
-        "tokens (%)",
-        "reserved (%)",
-        "internal (%)",
-        "external (%)",
-        "saved (%)",
-        "preemptions",
-        "swapped",
-        "refused",
-    ] {
-        let _ = write!(out, "<th>{name}</th>");
+    let mut lines = vec![CELLS.map(str::to_owned).to_vec()];
+    lines.extend(results.runs.iter().map(cells));
+    if results.runs.len() <= MOST_COLUMNS {
+        let column = |at: usize| lines.iter().filter_map(|line| line.get(at).cloned()).collect();
+        lines = (0..CELLS.len()).map(column).collect();
     }
-    out.push_str("</tr></thead><tbody>\n");
-    for run in &results.runs {
-        let s = &run.summary;
-        let mut cells = vec![
-            run.label(),
-            run.rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.3}")),
-            format!("{:.3}", s.request_throughput),
-            format!("{:.0}", s.output_throughput),
-            format!("{:.3}", s.normalized_latency),
-        ];
-        let times = [s.ttft.mean, s.ttft.p99, s.tpot.mean, s.tpot.p99, s.itl.p99];
-        cells.extend(times.map(seconds));
-        cells.push(format!("{:.2}", s.batched_requests));
-        let shares = [s.kv.tokens, s.kv.reserved, s.kv.internal, s.kv.external, s.saved_share];
-        cells.extend(shares.map(|share| format!("{:.1}", share * 100.0)));
-        cells.extend([s.preemptions, s.swap_preemptions].map(|count| count.to_string()));
-        cells.push(s.refused.to_string());
+    let mut out = String::from("<div class=\"wide\"><table>\n");
+    for (number, line) in lines.iter().enumerate() {
+        let cell = if number == 0 { "th" } else { "td" };
         out.push_str("<tr>");
-        for cell in cells {
-            let _ = write!(out, "<td>{}</td>", escape(&cell));
+        for text in line {
+            let _ = write!(out, "<{cell}>{}</{cell}>", escape(text));
         }
         out.push_str("</tr>\n");
     }
-    out + "</tbody></table></div>\n"
+    out + "</table></div>\n"
+}
+
+/// As many as [`CELLS`].
+fn cells(run: &RunResult) -> Vec<String> {
+    let s = &run.summary;
+    let mut cells = vec![
+        run.label(),
+        run.rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.3}")),
+        format!("{:.3}", s.request_throughput),
+        format!("{:.0}", s.output_throughput),
+        format!("{:.3}", s.normalized_latency),
+    ];
+    let times = [s.ttft.mean, s.ttft.p99, s.tpot.mean, s.tpot.p99, s.itl.p99];
+    cells.extend(times.map(seconds));
+    cells.push(format!("{:.2}", s.batched_requests));
+    let shares = [s.kv.tokens, s.kv.reserved, s.kv.internal, s.kv.external, s.saved_share];
+    cells.extend(shares.map(|share| format!("{:.1}", share * 100.0)));
+    cells.extend([s.preemptions, s.swap_preemptions].map(|count| count.to_string()));
+    cells.push(s.refused.to_string());
+    cells
 }

@@ -147,11 +147,12 @@ fn stretched(requests: &[Request], rate: Option<f64>) -> Vec<Request> {
     requests.iter().map(|request| Request { at: moved(request.at.0), ..request.clone() }).collect()
 }
 
-/// `sharegpt`, `alpaca`, `161,338`, or a file.
+/// `sharegpt`, `alpaca`, `wmt16`, `161,338`, or a file.
 fn lengths(text: &str) -> Result<Lengths> {
     match text {
         "sharegpt" => return Ok(Lengths::ShareGpt),
         "alpaca" => return Ok(Lengths::Alpaca),
+        "wmt16" => return Ok(Lengths::Wmt16),
         _ => {}
     }
     if let Ok(fixed) = args::lengths(text) {
@@ -160,7 +161,9 @@ fn lengths(text: &str) -> Result<Lengths> {
     let listed = trace::read_text(Path::new(text), MOST_BYTES)
         .and_then(|text| Ok(lengths_from_csv(&text)?))
         .with_context(|| {
-            format!("--dataset {text} is neither sharegpt, alpaca, PROMPT,OUTPUT nor a CSV file")
+            format!(
+                "--dataset {text} is neither sharegpt, alpaca, wmt16, PROMPT,OUTPUT nor a CSV file"
+            )
         })?;
     Ok(Lengths::Listed(listed))
 }

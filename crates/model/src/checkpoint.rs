@@ -14,11 +14,10 @@ use crate::fields::Fields;
 use crate::generation::{read_generation, read_gguf_generation};
 use crate::gguf::{self, Found, Metadata};
 use crate::names::Names;
-use crate::source::{MOST_CONFIG_BYTES, ModelSource};
+use crate::outline::stored_dtype;
+use crate::source::{CONFIG, MOST_CONFIG_BYTES, ModelSource};
 use crate::spec::ModelSpec;
 use crate::weights::{Inventory, ModelTensors, Quantization, Scheme, Stored, WeightFiles};
-
-const CONFIG: &str = "config.json";
 
 /// A model whose configuration is understood and whose tensors are all there.
 pub struct Checkpoint {
@@ -47,6 +46,9 @@ impl Checkpoint {
     /// # Errors
     /// Names the file and the field or tensor that is missing, damaged, contradictory or not supported.
     pub fn open(source: &ModelSource) -> Result<Self, ModelError> {
+        if matches!(source, ModelSource::Dummy { .. }) {
+            return Self::open_folder(source);
+        }
         if let ModelSource::Folder(folder) = source
             && !folder.is_dir()
         {
@@ -86,9 +88,11 @@ impl Checkpoint {
     fn open_folder(source: &ModelSource) -> Result<Self, ModelError> {
         let config = read_config(source)?;
         let (spec, names) = arch::read(&config)?;
-        let scheme = Scheme::read(&config)?;
         let generation = read_generation(source, &config, spec.vocab)?;
-        let files = WeightFiles::open(source, scheme)?;
+        let files = match source {
+            ModelSource::Dummy { .. } => WeightFiles::dummy(&spec, stored_dtype(&config)?)?,
+            _ => WeightFiles::open(source, Scheme::read(&config)?)?,
+        };
         Self::new(source, (spec, names), Weights::Stored(files), generation)
     }
 
@@ -229,6 +233,7 @@ pub(crate) fn rope_factors(files: &WeightFiles) -> Result<Option<Vec<f32>>, Mode
 fn folder_name(source: &ModelSource) -> String {
     match source {
         ModelSource::Embedded { name, .. } => (*name).to_owned(),
+        ModelSource::Dummy { name, .. } => name.clone(),
         ModelSource::Folder(path) | ModelSource::File(path) => {
             let whole = path.canonicalize();
             let last = whole.as_ref().unwrap_or(path).file_name();

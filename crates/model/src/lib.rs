@@ -48,7 +48,7 @@ pub use crate::memory::{DoesNotFit, MemoryPlan, MemoryRequest, SwapRequest};
 pub use crate::outline::Outline;
 pub use crate::profile::Profile;
 pub use crate::runner::Runner;
-pub use crate::source::{EmbeddedFiles, ModelSource};
+pub use crate::source::{EmbeddedFiles, MOST_CONFIG_BYTES, ModelSource};
 pub use crate::spec::ModelSpec;
 pub use crate::swap::SwapStore;
 pub use crate::weights::Quantization;

@@ -2,7 +2,11 @@
 
 use folio_kernels::Dtype;
 
+use crate::arch;
 use crate::checkpoint::Checkpoint;
+use crate::error::ModelError;
+use crate::fields::Fields;
+use crate::source::CONFIG;
 use crate::spec::ModelSpec;
 use crate::weights::Inventory;
 
@@ -27,6 +31,16 @@ impl Outline {
         Self { spec, inventory }
     }
 
+    /// Of a model of which only the `config.json` is there.
+    ///
+    /// # Errors
+    /// When the configuration is not understood; the message names the field.
+    pub fn of_config(config: &[u8]) -> Result<Self, ModelError> {
+        let fields = Fields::parse(CONFIG, config)?;
+        let (spec, _) = arch::read(&fields)?;
+        Ok(Self::of_floats(spec, stored_dtype(&fields)?))
+    }
+
     /// Its shape.
     #[must_use]
     pub fn spec(&self) -> &ModelSpec {
@@ -38,4 +52,16 @@ impl Outline {
     pub fn stored_dtype(&self) -> Dtype {
         self.inventory.dtype()
     }
+}
+
+/// The kind of float that a configuration says the weights are stored as; half precision where it does not say.
+///
+/// # Errors
+/// When the field is not a text.
+pub(crate) fn stored_dtype(config: &Fields) -> Result<Dtype, ModelError> {
+    Ok(match config.text("dtype")?.or(config.text("torch_dtype")?) {
+        Some("float32") => Dtype::F32,
+        Some("float16") => Dtype::F16,
+        _ => Dtype::Bf16,
+    })
 }

@@ -411,7 +411,7 @@ fn uniform(seed: u64, choice: u32, position: u32) -> f64 {
 }
 
 /// A bijection of 64 bits that spreads every input bit over all output bits.
-fn mix(mut bits: u64) -> u64 {
+pub(crate) fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ bits >> 31

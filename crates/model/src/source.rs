@@ -13,8 +13,10 @@ use folio_kernels::MappedFile;
 
 use crate::error::ModelError;
 
+/// The file that says what a model is.
+pub(crate) const CONFIG: &str = "config.json";
 /// Most bytes of a configuration file.
-pub(crate) const MOST_CONFIG_BYTES: u64 = 16 << 20;
+pub const MOST_CONFIG_BYTES: u64 = 16 << 20;
 /// Most bytes of any other file that is read whole, such as `tokenizer.json`.
 const MOST_TEXT_BYTES: u64 = 256 << 20;
 
@@ -34,6 +36,15 @@ pub enum ModelSource {
         name: &'static str,
         /// The same files a folder would hold.
         files: EmbeddedFiles,
+    },
+    /// A configuration without weights, which are made up.
+    Dummy {
+        /// What the model is called.
+        name: String,
+        /// Its `config.json`.
+        config: Vec<u8>,
+        /// Where all other files are, such as those of a tokenizer.
+        others: Box<Self>,
     },
 }
 
@@ -88,7 +99,7 @@ impl ModelSource {
     pub(crate) fn file_name(&self) -> Option<String> {
         match self {
             Self::File(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()),
-            Self::Folder(_) | Self::Embedded { .. } => None,
+            Self::Folder(_) | Self::Embedded { .. } | Self::Dummy { .. } => None,
         }
     }
 
@@ -96,6 +107,7 @@ impl ModelSource {
     fn place(&self) -> Place<'_> {
         match self {
             Self::Embedded { files, .. } => Place::Embedded(files),
+            Self::Dummy { others, .. } => others.place(),
             Self::Folder(folder) => Place::Folder(folder),
             Self::File(path) => Place::Folder(path.parent().unwrap_or(Path::new(""))),
         }
@@ -114,6 +126,9 @@ impl ModelSource {
         name: &str,
         most: u64,
     ) -> Result<Option<Vec<u8>>, ModelError> {
+        if let (Self::Dummy { config, .. }, CONFIG) = (self, name) {
+            return Ok(Some(config.clone()));
+        }
         let bytes = match self.place() {
             Place::Embedded(files) => find(files, name).map(<[u8]>::to_vec),
             Place::Folder(folder) => match regular(folder, name)? {

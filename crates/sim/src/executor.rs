@@ -206,8 +206,8 @@ impl Executor for CostExecutor {
 }
 
 impl Timed for CostExecutor {
-    fn seconds(&self, plan: &StepPlan) -> f64 {
-        self.cost.cost(plan).as_secs_f64()
+    fn seconds(&self, plan: &StepPlan, requests: u64) -> f64 {
+        self.cost.cost(plan, requests).as_secs_f64()
     }
 }
 

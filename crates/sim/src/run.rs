@@ -17,8 +17,8 @@ use crate::report::{Outcome, Report, RequestRecord, StepRecord};
 
 /// An executor that knows how long its steps would take.
 pub trait Timed: Executor {
-    /// Seconds for `plan`.
-    fn seconds(&self, plan: &StepPlan) -> f64;
+    /// Seconds for `plan`, which is one of so many running requests.
+    fn seconds(&self, plan: &StepPlan, requests: u64) -> f64;
 }
 
 /// Where requests come from.
@@ -179,7 +179,8 @@ impl<S: Source> Run<S> {
             let groups = scheduler.stats().running.groups;
             out.clear();
             let error = executor.execute(&plan, &mut out).err();
-            let (began, took) = (self.now, Duration::from_secs_f64(executor.seconds(&plan)));
+            let (began, took) =
+                (self.now, Duration::from_secs_f64(executor.seconds(&plan, groups.into())));
             // A step takes time, or two events of one request could not be told apart.
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
             self.now = Tick(self.now.0.saturating_add(micros));

@@ -18,7 +18,8 @@ svg .grid{stroke:var(--grid);stroke-width:1}svg .line{fill:none;stroke-width:2}"
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 290.0;
 const LEFT: f64 = 52.0;
-const RIGHT: f64 = 408.0;
+// The last label is centred on it.
+const RIGHT: f64 = 400.0;
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 214.0;
 const COLOURS: usize = 6;

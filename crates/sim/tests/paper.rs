@@ -15,7 +15,7 @@ use folio_sim::workload::{Arrivals, Content, Decoding, Lengths, Recipe};
 fn cost() -> Box<dyn StepCost> {
     let mut device = device("a100-40g").unwrap();
     device.step_overhead = 3e-3;
-    device.row_overhead = 0.31e-3;
+    device.request_overhead = 0.31e-3;
     Box::new(Roofline { shape: Shape::opt_13b(), device, devices: 1, block_size: 16 })
 }
 

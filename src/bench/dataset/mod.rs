@@ -50,7 +50,14 @@ pub(crate) fn requests(
         DatasetName::Sharegpt => sharegpt::read(args, file, tokenizer),
         _ => file::read(args, file, vocab),
     };
-    requests.with_context(|| format!("--dataset-path {}", file.display()))
+    let requests = requests.with_context(|| format!("--dataset-path {}", file.display()))?;
+    Ok(match args.num_prompts {
+        // As in vLLM; a trace has its own times.
+        Some(count) if args.dataset_name != DatasetName::TimedTrace => {
+            requests.into_iter().cycle().take(count as usize).collect()
+        }
+        _ => requests,
+    })
 }
 
 /// The lengths and times of requests as a file that `folio simulate --trace` reads.

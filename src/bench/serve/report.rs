@@ -99,29 +99,32 @@ fn values(name: &str, replies: &[&Reply]) -> Vec<f64> {
     }
 }
 
-/// Most output tokens that came, and most requests that were there, within one second of the clock.
+/// Most output tokens that came, and most requests that were there, within one second of the clock. All parts of an answer
+/// count as equally long.
 #[allow(
     clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
     clippy::cast_sign_loss,
-    reason = "seconds of a measurement, above 0"
+    reason = "seconds of a measurement, above 0, and counts"
 )]
-fn peaks(replies: &[&Reply]) -> (usize, usize) {
+fn peaks(replies: &[&Reply]) -> (f64, usize) {
     let second = |at: f64| at.max(0.0) as usize;
     let end = replies.iter().map(|reply| reply.start + reply.latency).fold(0.0, f64::max);
-    let (mut tokens, mut requests) = (vec![0; second(end) + 1], vec![0; second(end) + 1]);
+    let (mut tokens, mut requests) = (vec![0.0; second(end) + 1], vec![0; second(end) + 1]);
     for reply in replies {
         let mut at = reply.start + reply.ttft;
-        tokens[second(at)] += 1;
+        let part = reply.output_len as f64 / (reply.itl.len() + 1) as f64;
+        tokens[second(at)] += part;
         for gap in &reply.itl {
             at += gap;
             // The sum may round beyond the last second.
-            tokens[second(at).min(second(end))] += 1;
+            tokens[second(at).min(second(end))] += part;
         }
         for count in &mut requests[second(reply.start)..=second(reply.start + reply.latency)] {
             *count += 1;
         }
     }
-    (tokens.into_iter().max().unwrap_or(0), requests.into_iter().max().unwrap_or(0))
+    (tokens.into_iter().fold(0.0, f64::max), requests.into_iter().max().unwrap_or(0))
 }
 
 /// The numbers of a run that took `duration` seconds.
@@ -270,7 +273,7 @@ mod tests {
         // Tokens came at 0.5, 0.75 and at 1.0, 1.5, 2.0 seconds.
         assert_eq!(
             (json["max_output_tokens_per_s"].clone(), json["max_concurrent_requests"].clone()),
-            (json!(2), json!(2))
+            (json!(2.0), json!(2))
         );
     }
 

@@ -25,8 +25,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// The step times that Fig. 13 implies for vLLM: 30.42 requests at 2 per second, and 132.44 at 30 per second, are steps of 45
-/// and 75 ms. What the roofline leaves of them is overhead of a step, and of a sequence in it.
-const PAPER_COST: [&str; 4] = ["--step-overhead-us", "3000", "--row-overhead-us", "310"];
+/// and 75 ms. What the roofline leaves of them is overhead of a step, and of a request in it.
+const PAPER_COST: [&str; 4] = ["--step-overhead-us", "3000", "--request-overhead-us", "310"];
 /// The paper's engines kept no KV between requests, and recomputed what was preempted.
 const PAPER_ENGINE: [&str; 3] = ["--no-enable-prefix-caching", "--preemption-mode", "recompute"];
 /// Where many sequences share much, memory is to be the limit, and not their number.

@@ -1,18 +1,21 @@
-//! Which file holds which tensor: one `model.safetensors`, shards listed in `model.safetensors.index.json`, or GGUF files.
+//! Which file holds which tensor: one `model.safetensors`, shards listed in `model.safetensors.index.json`, or GGUF files;
+//! or no file at all, and whatever is asked for is made up.
 //!
 //! Pickle files are refused: reading them means running whatever program they contain.
 
-use folio_kernels::Raw;
+use folio_kernels::{Dtype, Raw};
 use rustc_hash::FxHashMap;
 use serde_json::Value;
 
+use super::dummy::Dummy;
 use super::packed::Scheme;
 use super::safetensors::{Plain, SafetensorsFile};
 use super::stored::{Elements, Tensor};
 use crate::error::ModelError;
 use crate::fields::Fields;
 use crate::gguf::{BlockMatrix, Found, GgufFile, Metadata, StoredTensor};
-use crate::source::{FileBytes, MOST_CONFIG_BYTES, ModelSource, is_plain};
+use crate::source::{MOST_CONFIG_BYTES, ModelSource, is_plain};
+use crate::spec::ModelSpec;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -32,6 +35,7 @@ pub struct WeightFiles {
 enum WeightFile {
     Safetensors(SafetensorsFile),
     Gguf(GgufFile),
+    Dummy(Dummy),
 }
 
 impl WeightFile {
@@ -39,13 +43,15 @@ impl WeightFile {
         match self {
             Self::Safetensors(file) => &file.name,
             Self::Gguf(file) => &file.name,
+            Self::Dummy(_) => "dummy weights",
         }
     }
 
-    fn bytes(&self) -> &FileBytes {
+    fn release(&self) {
         match self {
-            Self::Safetensors(file) => &file.bytes,
-            Self::Gguf(file) => &file.bytes,
+            Self::Safetensors(file) => file.bytes.release(),
+            Self::Gguf(file) => file.bytes.release(),
+            Self::Dummy(_) => {}
         }
     }
 
@@ -53,12 +59,14 @@ impl WeightFile {
         match self {
             Self::Safetensors(file) => file.contains(tensor),
             Self::Gguf(file) => file.tensor(tensor).is_some(),
+            Self::Dummy(_) => true,
         }
     }
 
-    /// Shape and contents; `None` when the file has none of that name.
+    /// Shape and contents; `None` when the file has none of that name. What is made up has no shape of its own.
     fn tensor(&self, name: &str) -> Option<Result<(&[usize], Elements<'_>), ModelError>> {
         match self {
+            Self::Dummy(_) => None,
             Self::Safetensors(file) => {
                 let found = file.tensor(name)?;
                 Some(found.map(|(shape, raw)| (shape, Elements::Floats(raw))))
@@ -111,6 +119,15 @@ impl WeightFiles {
         Ok(Self { files, index: Some(index), index_name, scheme })
     }
 
+    /// Makes the weights of a model of this shape up.
+    ///
+    /// # Errors
+    /// When one of its tensors is unreasonably large.
+    pub(crate) fn dummy(spec: &ModelSpec, dtype: Dtype) -> Result<Self, ModelError> {
+        let files = vec![WeightFile::Dummy(Dummy::new(spec, dtype)?)];
+        Ok(Self { files, index: None, index_name: String::new(), scheme: None })
+    }
+
     /// Opens a GGUF model, whose first file has the metadata.
     ///
     /// # Errors
@@ -141,7 +158,7 @@ impl WeightFiles {
 
     /// What was read so far will not be read again soon: it is in memory as the kernels want it, once.
     pub(crate) fn release(&self) {
-        self.files.iter().for_each(|file| file.bytes().release());
+        self.files.iter().for_each(WeightFile::release);
     }
 
     /// Whether a tensor of this name is stored or promised.
@@ -170,7 +187,7 @@ impl WeightFiles {
     pub(crate) fn gguf_shapes(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
         let names = self.files.iter().flat_map(|file| match file {
             WeightFile::Gguf(file) => file.names().collect(),
-            WeightFile::Safetensors(_) => Vec::new(),
+            WeightFile::Safetensors(_) | WeightFile::Dummy(_) => Vec::new(),
         });
         names.filter_map(|name| Some((name, self.shape(name)?)))
     }
@@ -189,6 +206,14 @@ impl WeightFiles {
         let file = self.file_of(name)?;
         let missing =
             || ModelError::tensor(file.name(), name, "is missing, but the model needs it");
+        if let WeightFile::Dummy(dummy) = file {
+            let raw = dummy.tensor(shape.iter().product()).ok_or_else(missing)?;
+            return Ok(Tensor {
+                file: file.name(),
+                name: name.to_owned(),
+                elements: Elements::Floats(raw),
+            });
+        }
         let (stored, elements) = file.tensor(name).ok_or_else(missing)??;
         check_shape(file.name(), name, stored, shape)?;
         Ok(Tensor { file: file.name(), name: name.to_owned(), elements })
@@ -225,7 +250,7 @@ impl WeightFiles {
         }
         match self.file_of(name)? {
             WeightFile::Safetensors(file) => file.plain(name).transpose(),
-            WeightFile::Gguf(_) => Ok(None),
+            WeightFile::Gguf(_) | WeightFile::Dummy(_) => Ok(None),
         }
     }
 }

@@ -180,6 +180,15 @@ impl Inventory {
         self.layers.iter().flatten().chain(tables)
     }
 
+    /// Numbers of the largest matrix.
+    pub(crate) fn largest(&self) -> usize {
+        let weights = |matrix: &MatrixLayout| {
+            let outputs: usize = matrix.parts.iter().map(|(outputs, _)| outputs).sum();
+            outputs.saturating_mul(matrix.inputs)
+        };
+        self.matrices().map(weights).max().unwrap_or(0)
+    }
+
     /// Kinds and how many weights are of each, the commonest first.
     fn kinds(&self) -> Vec<(Stored, usize)> {
         kinds(self.matrices())

@@ -3,6 +3,7 @@
 //! Opening reads headers only. Everything the forward pass will need is found and checked then, so that loading cannot
 //! fail for want of a tensor after minutes of work.
 
+mod dummy;
 mod files;
 mod inventory;
 mod packed;

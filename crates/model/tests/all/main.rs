@@ -13,6 +13,7 @@ mod beams;
 mod block_size;
 mod converted;
 mod driver;
+mod dummy;
 mod folder;
 mod generation;
 mod gguf;

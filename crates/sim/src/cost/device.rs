@@ -23,8 +23,11 @@ pub struct Device {
     pub flops_share: f64,
     /// Seconds that every step takes beside its work: planning, launching, waiting.
     pub step_overhead: f64,
-    /// Seconds that every sequence of a step takes beside its work: sampling, bookkeeping.
+    /// Seconds that every sequence of a step takes beside its work: sampling.
     pub row_overhead: f64,
+    /// Seconds that every request of a step takes beside its sequences: bookkeeping, text, answers.
+    #[serde(default)]
+    pub request_overhead: f64,
 }
 
 /// Name, GiB, bandwidth in TB/s, 16-bit Tflop/s, link and host link in GB/s: from the makers' data sheets.
@@ -52,5 +55,6 @@ pub fn device(name: &str) -> Option<Device> {
         flops_share: 0.55,
         step_overhead: 2e-3,
         row_overhead: 0.0,
+        request_overhead: 0.0,
     })
 }

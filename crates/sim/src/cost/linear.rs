@@ -47,7 +47,7 @@ mod tests {
     fn a_step_costs_what_its_parts_cost() {
         let model = CostModel { step: 1_000, token: 100, context_token: 10, copy: 1 };
         let mut plan = StepPlan::default();
-        assert_eq!(model.cost(&plan), Duration::ZERO);
+        assert_eq!(model.cost(&plan, 1), Duration::ZERO);
         plan.ops.push(CacheOp::Copy { source: BlockId(0), destination: BlockId(1) });
         plan.tokens = vec![Token(7), Token(8), Token(9)];
         for (start, tokens) in [(0, 0..2), (5, 2..3)] {
@@ -63,6 +63,6 @@ mod tests {
             });
         }
         // Two rows attend to 2 and to 6 positions.
-        assert_eq!(model.cost(&plan), Duration::from_nanos(1_000 + 3 * 100 + 8 * 10 + 1));
+        assert_eq!(model.cost(&plan, 1), Duration::from_nanos(1_000 + 3 * 100 + 8 * 10 + 1));
     }
 }

@@ -32,6 +32,9 @@ pub struct Step {
     pub tokens: u64,
     /// Sequences that compute something.
     pub rows: u64,
+    /// Requests that they belong to.
+    #[serde(default)]
+    pub requests: u64,
     /// Tokens chosen.
     pub draws: u64,
     /// Positions whose KV is read, each row's own tokens included. What several rows share is read once for all of them.
@@ -45,12 +48,13 @@ pub struct Step {
 }
 
 impl Step {
-    /// Of a plan.
+    /// Of a plan for so many requests.
     #[must_use]
-    pub fn of(plan: &StepPlan) -> Self {
+    pub fn of(plan: &StepPlan, requests: u64) -> Self {
         let mut step = Self {
             tokens: count(plan.tokens.len()),
             rows: count(plan.rows.len()),
+            requests,
             draws: count(plan.draws.len()),
             ..Self::default()
         };
@@ -94,13 +98,13 @@ pub trait StepCost: fmt::Debug + Send {
     /// Seconds for a step that is not empty.
     fn seconds(&self, step: &Step) -> f64;
 
-    /// The modelled duration of `plan`; nothing for an empty one.
-    fn cost(&self, plan: &StepPlan) -> Duration {
+    /// The modelled duration of `plan` for so many requests; nothing for an empty one.
+    fn cost(&self, plan: &StepPlan, requests: u64) -> Duration {
         if plan.is_empty() {
             return Duration::ZERO;
         }
         // A year for a step is a mistake in the model, but not a reason to panic.
-        Duration::from_secs_f64(self.seconds(&Step::of(plan)).clamp(0.0, 3e7))
+        Duration::from_secs_f64(self.seconds(&Step::of(plan, requests)).clamp(0.0, 3e7))
     }
 }
 
@@ -131,7 +135,7 @@ mod tests {
             }
             plan
         };
-        let context = |blocks: &[[u32; 3]]| Step::of(&plan(blocks)).context;
+        let context = |blocks: &[[u32; 3]]| Step::of(&plan(blocks), 1).context;
         assert_eq!(context(&[[0, 1, 2]]), 48);
         assert_eq!(context(&[[0, 1, 2], [3, 4, 5]]), 96);
         assert_eq!(context(&[[0, 1, 2], [0, 1, 70], [0, 1, 71]]), 48 + 16 + 16);

@@ -40,6 +40,7 @@ impl StepCost for Roofline {
         let swaps = step.swaps as f64 * block / (device.host_link * devices);
         device.step_overhead
             + device.row_overhead * step.rows as f64
+            + device.request_overhead * step.requests as f64
             + matrices
             + attention
             + copies

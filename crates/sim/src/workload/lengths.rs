@@ -16,6 +16,9 @@ pub enum Lengths {
     ShareGpt,
     /// Like Alpaca's instructions: on average 19 tokens in, 58 out.
     Alpaca,
+    /// Like sentences of news to be translated from English to German: on average 35 tokens in, 45 out, which is assumed; no
+    /// two sentences are as long, but a long one has a long translation.
+    Wmt16,
     /// Prompt and output of every request.
     Fixed(u32, u32),
     /// One of these, each as likely.
@@ -42,6 +45,12 @@ impl Lengths {
                 let output = 58.3 * random.gamma(1.05);
                 (tokens(prompt.max(4.0)), tokens(output.min(1024.0)))
             }
+            Self::Wmt16 => {
+                let sentence = random.gamma(3.5);
+                let prompt = 35.0 * sentence * (0.1 * random.normal()).exp();
+                let output = 45.0 * sentence * (0.15 * random.normal()).exp();
+                (tokens(prompt.max(4.0)), tokens(output.max(4.0)))
+            }
             Self::Fixed(prompt, output) => ((*prompt).max(1), (*output).max(1)),
             Self::Listed(all) => {
                 let drawn = all.get(random.below(all.len())).copied().unwrap_or((1, 1));
@@ -66,9 +75,11 @@ mod tests {
 
     #[test]
     fn the_means_are_the_papers() {
-        for (lengths, prompt, output) in
-            [(Lengths::ShareGpt, 161.31, 337.99), (Lengths::Alpaca, 19.31, 58.45)]
-        {
+        for (lengths, prompt, output) in [
+            (Lengths::ShareGpt, 161.31, 337.99),
+            (Lengths::Alpaca, 19.31, 58.45),
+            (Lengths::Wmt16, 35.0, 45.0),
+        ] {
             let mut random = Random::new(1, 0);
             let (mut prompts, mut outputs) = (0.0, 0.0);
             for _ in 0..30_000 {
