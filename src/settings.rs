@@ -102,6 +102,12 @@ fn source(args: &ModelArgs) -> Result<(ModelSource, Option<String>)> {
         let others = if own { ModelSource::Folder(model.clone()) } else { builtin };
         return Ok((ModelSource::Dummy { name, config, others: Box::new(others) }, None));
     }
+    ensure!(
+        model.exists() || !shapes::is_known(model),
+        "of {} only the shape is known: name a folder or a model of the hub, or add --load-format dummy to measure it with made-up \
+         weights",
+        model.display()
+    );
     let Located { path, name } = hub::locate(model, args.revision.as_deref())?;
     Ok((ModelSource::at(path), name))
 }

@@ -28,6 +28,11 @@ fn known(name: &Path) -> Option<(&'static str, &'static [u8])> {
     KNOWN.into_iter().find(|(known, _)| *known == name)
 }
 
+/// Whether a model is known by name, so that `folio plan` and `folio simulate` need no files of it.
+pub(crate) fn is_known(name: &Path) -> bool {
+    known(name).is_some()
+}
+
 /// The name and the `config.json` of a model in a folder, of such a file, or of a known name.
 ///
 /// # Errors

@@ -144,7 +144,7 @@ fn a_gguf_file_is_all_a_model_needs() {
 }
 
 #[test]
-fn a_model_of_which_only_the_shape_is_known_can_be_planned() {
+fn a_model_of_which_only_the_shape_is_known_can_be_planned_and_not_served() {
     let plan = Command::new(env!("CARGO_BIN_EXE_folio"))
         .args(["plan", "opt-13b", "--device", "a100-40g", "--json"])
         .output()
@@ -153,4 +153,9 @@ fn a_model_of_which_only_the_shape_is_known_can_be_planned() {
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
     // Two bytes for each key and value of 40 layers of 5120 numbers.
     assert_eq!(plan["kv_bytes_per_token"], 2 * 2 * 40 * 5120);
+
+    let served =
+        Command::new(env!("CARGO_BIN_EXE_folio")).args(["serve", "opt-13b"]).output().unwrap();
+    let said = String::from_utf8_lossy(&served.stderr);
+    assert!(!served.status.success() && said.contains("--load-format dummy"), "{said}");
 }
