@@ -10,7 +10,8 @@ use crate::fields::Fields;
 /// How messages call it.
 pub(crate) const FILE: &str = "GGUF metadata";
 
-const MOST_KEY_BYTES: usize = 1 << 16;
+/// Messages repeat keys. The format allows 64 KiB; no key that anybody writes has a hundred bytes.
+const MOST_KEY_BYTES: usize = 1 << 10;
 const MOST_TEXT_BYTES: usize = 64 << 20;
 const MOST_ITEMS: usize = 1 << 24;
 const MOST_VALUES: usize = 1 << 16;
