@@ -56,7 +56,7 @@ fn under_policy(
         length => prefill(engine, args, length, &limits, &mut random, samples)?,
     };
     println!(
-        "{:>6} {:>13} {:>13} {:>9} {:>9} {:>10} {:>10} {:>9} {:>9}",
+        "{:>6} {:>13} {:>13} {:>9} {:>9} {:>10} {:>10} {:>9} {:>9} {:>9}",
         "batch",
         "decode tok/s",
         "prefill tok/s",
@@ -65,6 +65,7 @@ fn under_policy(
         "latency s",
         "bandwidth",
         "f32 peak",
+        "bf16 peak",
         "int8 peak"
     );
     let mut batches = Vec::new();
@@ -183,15 +184,16 @@ fn measure(
         runs.iter().map(|run| most(run, &|answer| answer.ttft().as_secs_f64())).collect();
     let prefill = rows * f64::from(args.input_len) / median(&prompts);
     let context = f64::from(args.input_len) + f64::from(args.output_len) / 2.0;
-    let [float, int8] = limits.peak_shares(decode, 1.0);
+    let [float, bf16, int8] = limits.peak_shares(decode, 1.0);
     let bandwidth = limits.bandwidth(decode / rows, rows * context);
     println!(
-        "{batch:>6} {decode:>13.1} {prefill:>13.1} {:>9.0} {:>9.1} {:>10.2} {:>8.0} % {:>7.0} % {:>7.0} %",
+        "{batch:>6} {decode:>13.1} {prefill:>13.1} {:>9.0} {:>9.1} {:>10.2} {:>8.0} % {:>7.0} % {:>7.0} % {:>7.0} %",
         mean(&ttft) * 1e3,
         mean(&tpot) * 1e3,
         mean(&latencies),
         bandwidth * 100.0,
         float * 100.0,
+        bf16 * 100.0,
         int8 * 100.0
     );
     if decode_steps.is_empty() && args.output_len > 1 {
@@ -218,6 +220,7 @@ fn measure(
         "median_tpot_ms": median(&tpot) * 1e3,
         "bandwidth_share": bandwidth,
         "f32_peak_share": float,
+        "bf16_peak_share": bf16,
         "int8_peak_share": int8,
         "profile": args.run.profile.then(|| breakdown.json()),
     }))

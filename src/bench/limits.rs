@@ -16,6 +16,7 @@ pub(crate) struct Limits {
     read: f64,
     /// Operations per second; a multiply-add is two.
     float: f64,
+    bf16: f64,
     int8: f64,
     /// Bytes of weights that a step reads, however few tokens it computes.
     weights: f64,
@@ -41,6 +42,7 @@ impl Limits {
             threads: plan.threads,
             read: measure::read_bandwidth(&context).context("measuring the memory's bandwidth")?,
             float: measure::f32_peak(&context),
+            bf16: measure::bf16_peak(&context),
             int8: measure::int8_peak(&context),
             weights: plan.weight_bytes as f64 * (layers + head) / stored,
             kv_token: plan.kv_bytes_per_token as f64,
@@ -54,10 +56,11 @@ impl Limits {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "this machine, {} threads: reads {:.1} GB/s, computes {:.0} GFLOP/s (f32) and {:.0} GOP/s (int8)",
+            "this machine, {} threads: reads {:.1} GB/s, computes {:.0} GFLOP/s (f32), {:.0} GFLOP/s (bf16) and {:.0} GOP/s (int8)",
             self.threads,
             self.read / 1e9,
             self.float / 1e9,
+            self.bf16 / 1e9,
             self.int8 / 1e9
         );
         let _ = writeln!(
@@ -80,20 +83,19 @@ impl Limits {
         2.0 * rate * (self.layers + self.head / tokens)
     }
 
-    /// The shares of the f32 peak and of the int8 peak that the same rate takes.
-    pub(crate) fn peak_shares(&self, rate: f64, tokens: f64) -> [f64; 2] {
+    /// The shares of the f32, bf16 and int8 peaks that the same rate takes.
+    pub(crate) fn peak_shares(&self, rate: f64, tokens: f64) -> [f64; 3] {
         let operations = self.operations(rate, tokens);
-        [operations / self.float, operations / self.int8]
+        [self.float, self.bf16, self.int8].map(|peak| operations / peak)
     }
 
-    /// Both shares, in words.
+    /// The shares, in words.
     pub(crate) fn arithmetic(&self, rate: f64, tokens: f64) -> String {
-        let operations = self.operations(rate, tokens);
+        let [float, bf16, int8] = self.peak_shares(rate, tokens).map(|share| share * 100.0);
         format!(
-            "{:.0} GFLOP/s in linear layers: {:.0} % of the f32 peak, {:.0} % of the int8 peak",
-            operations / 1e9,
-            operations / self.float * 100.0,
-            operations / self.int8 * 100.0
+            "{:.0} GFLOP/s in linear layers: {float:.0} % of the f32 peak, {bf16:.0} % of the bf16 peak, {int8:.0} % of the \
+             int8 peak",
+            self.operations(rate, tokens) / 1e9
         )
     }
 
@@ -103,6 +105,7 @@ impl Limits {
             "threads": self.threads,
             "read_bytes_per_second": self.read,
             "f32_operations_per_second": self.float,
+            "bf16_operations_per_second": self.bf16,
             "int8_operations_per_second": self.int8,
             "weight_bytes_per_step": self.weights,
             "kv_bytes_per_token": self.kv_token,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use folio_kernels::{Context, measure};
+use folio_kernels::{Context, Dtype, measure};
 use folio_model::MemoryRequest;
 use folio_sim::cost::{self, DEVICES, Device, Fitted, Roofline, Shape, StepCost};
 
@@ -29,7 +29,7 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn new(args: &SimulateArgs) -> Result<Self> {
         let described = Described::find(args.model.as_deref())?;
-        let mut device = device(&args.device)?;
+        let mut device = device(&args.device, described.outline.stored_dtype())?;
         let seconds = |flag: &str, micros: f64| {
             ensure!((0.0..=1e9).contains(&micros), "{flag} must not be below 0, nor {micros}");
             Ok(micros / 1e6)
@@ -116,10 +116,10 @@ impl Machine {
     }
 }
 
-/// This machine, by what it reads and computes now. The shares are what the kernels reach of both, and the overheads what
+/// This machine, by what it reads and, with weights of such floats, computes now. The shares are what the kernels reach of both, and the overheads what
 /// a step takes outside of them; see docs/performance.md.
 #[allow(clippy::cast_precision_loss, reason = "bytes of memory")]
-fn this_machine() -> Result<Device> {
+fn this_machine(dtype: Dtype) -> Result<Device> {
     let context = Context::new(machine::threads(), settings::isa()?)
         .context("the threads that measure this machine cannot be started")?;
     let bandwidth =
@@ -128,7 +128,10 @@ fn this_machine() -> Result<Device> {
         name: "cpu".to_owned(),
         memory_bytes: machine::available_memory().unwrap_or(settings::ASSUMED_MEMORY) as f64,
         bandwidth,
-        flops: measure::f32_peak(&context),
+        flops: match dtype {
+            Dtype::Bf16 => measure::bf16_peak(&context),
+            Dtype::F16 | Dtype::F32 => measure::f32_peak(&context),
+        },
         // The only neighbour is the same memory: what is moved is read and written.
         link: bandwidth / 2.0,
         host_link: bandwidth / 2.0,
@@ -141,12 +144,12 @@ fn this_machine() -> Result<Device> {
 }
 
 /// One that is known, or that of a file.
-fn device(name: &str) -> Result<Device> {
+fn device(name: &str, dtype: Dtype) -> Result<Device> {
     if let Some(device) = cost::device(name) {
         return Ok(device);
     }
     if name == "cpu" {
-        return this_machine();
+        return this_machine(dtype);
     }
     let names = DEVICES.map(|device| device.0).join(", ");
     if !Path::new(name).is_file() {

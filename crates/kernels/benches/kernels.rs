@@ -127,6 +127,7 @@ fn matrices(ctx: &Context, format: WeightFormat) -> [PackedMatrix; 2] {
 struct Limits {
     bandwidth: f64,
     f32_peak: f64,
+    bf16_peak: f64,
     int8_peak: f64,
 }
 
@@ -135,12 +136,14 @@ impl Limits {
         let limits = Self {
             bandwidth: measure::read_bandwidth(ctx).expect("memory"),
             f32_peak: measure::f32_peak(ctx),
+            bf16_peak: measure::bf16_peak(ctx),
             int8_peak: measure::int8_peak(ctx),
         };
         println!(
-            "{ctx:?}: reads {:.1} GB/s, {:.0} GFLOP/s of f32, {:.0} GOP/s of int8 in registers",
+            "{ctx:?}: reads {:.1} GB/s, {:.0} GFLOP/s of f32, {:.0} of bf16, {:.0} GOP/s of int8 in registers",
             limits.bandwidth / 1e9,
             limits.f32_peak / 1e9,
+            limits.bf16_peak / 1e9,
             limits.int8_peak / 1e9
         );
         limits
@@ -164,6 +167,7 @@ fn bench_linear(c: &mut Criterion) {
             let seconds = best((400 / rows).clamp(6, 60), &mut run);
             let (bytes, operations) = (matrices[0].bytes().len(), 2 * rows * INPUTS * OUTPUTS);
             let peak = match format {
+                WeightFormat::Float(Dtype::Bf16) => limits.bf16_peak,
                 WeightFormat::Float(_) => limits.f32_peak,
                 WeightFormat::Codes(_) => limits.int8_peak,
             };

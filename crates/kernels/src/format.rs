@@ -72,6 +72,11 @@ impl Panel {
         }
     }
 
+    /// Whether it holds such floats.
+    pub(crate) fn is(&self, wanted: Dtype) -> bool {
+        matches!(self, Self::Float { dtype, .. } if *dtype == wanted)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Float { dtype, elements } => dtype.bytes() * elements,

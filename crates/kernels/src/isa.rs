@@ -22,6 +22,9 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same, but for products of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -37,7 +40,7 @@ pub enum IsaError {
     Missing(&'static str, String),
 }
 
-const NAMES: [&str; 4] = ["scalar", "avx2", "avx512", "neon"];
+const NAMES: [&str; 5] = ["scalar", "avx2", "avx512", "avx512bf16", "neon"];
 
 impl Isa {
     /// The fastest that this CPU has.
@@ -59,6 +62,9 @@ impl Isa {
                 let base = has!("avx512f") && has!("avx512vl") && has!("avx512bw");
                 if base && has!("avx512dq") && has!("avx512vnni") {
                     all.push(Self(Kind::Avx512));
+                    if has!("avx512bf16") {
+                        all.push(Self(Kind::Avx512Bf16));
+                    }
                 }
             }
         }
@@ -69,7 +75,7 @@ impl Isa {
         all
     }
 
-    /// The instruction set called `name`: `scalar`, `avx2`, `avx512` or `neon`.
+    /// The instruction set called `name`: `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
     ///
     /// # Errors
     /// When there is none of that name, or this CPU does not have it.
@@ -94,6 +100,8 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => "avx512bf16",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }
@@ -128,9 +136,12 @@ macro_rules! kernels {
                     // SAFETY: this `Isa` was made because the CPU has the instructions.
                     #[cfg(target_arch = "x86_64")]
                     Kind::Avx2 => kernels!(unsafe { Avx2::new() }, $generic, $($arg),*),
-                    // SAFETY: as above.
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 => kernels!(unsafe { Avx512::new() }, $generic, $($arg),*),
+                    Kind::Avx512 | Kind::Avx512Bf16 => {
+                        let bf16 = self.0 == Kind::Avx512Bf16;
+                        // SAFETY: as above.
+                        kernels!(unsafe { Avx512::new(bf16) }, $generic, $($arg),*)
+                    }
                     // SAFETY: as above.
                     #[cfg(target_arch = "aarch64")]
                     Kind::Neon => kernels!(unsafe { Neon::new() }, $generic, $($arg),*),
@@ -143,13 +154,15 @@ macro_rules! kernels {
 use crate::activation::{self, Activation};
 use crate::codes::CodeRow;
 use crate::format::CodePanel;
-use crate::{attend, linear, logits, measure, norm, pack_floats, quantise, rope, steps};
+use crate::pack::Place;
+use crate::{attend, linear, logits, measure, norm, pack_floats, pair_rows, quantise, rope, steps};
 
 kernels! {
-    fn deal(rows: usize, codes: bool) -> crate::tile::Deal = linear::deal;
+    fn deal(rows: usize, places: &[Place]) -> crate::tile::Deal = linear::deal;
     fn linear_task(job: &linear::Job<'_>, task: usize, sums: &mut [f32]) = linear::task;
     fn quantise_steps(job: &steps::StepsJob<'_>, task: usize) = steps::quantise;
     fn quantise_row(panel: &CodePanel, values: &[f32], row: &mut CodeRow) = quantise::quantise;
+    fn pair_rows(job: &pair_rows::PairJob<'_>, task: usize) = pair_rows::task;
     fn pack_panel(job: &pack_floats::PanelJob<'_>, panel: &mut [u8]) = pack_floats::panel;
     fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
     fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;
@@ -166,6 +179,7 @@ kernels! {
     fn finite(row: &[f32]) -> bool = logits::finite;
     fn read_streams(data: &[f32]) -> f32 = measure::read;
     fn float_chains(rounds: usize) -> (f32, usize) = measure::float_chains;
+    fn pair_chains(rounds: usize) -> (f32, usize) = measure::pair_chains;
     fn integer_chains(rounds: usize) -> (f32, usize) = measure::integer_chains;
     fn exp_sum(subtract: f32, row: &[f32]) -> f32 = logits::exp_sum;
     fn exp_store(subtract: f32, row: &mut [f32]) -> f32 = logits::exp_store;

@@ -29,6 +29,8 @@ mod norm;
 mod pack;
 mod pack_codes;
 mod pack_floats;
+mod pair_rows;
+mod pair_tile;
 mod products;
 mod quantise;
 mod rope;

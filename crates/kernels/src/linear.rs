@@ -8,10 +8,14 @@
 
 use crate::activation::{Activation, apply};
 use crate::context::{Context, scratch_floats};
+use crate::dtype::Dtype;
+use crate::format::Panel;
 use crate::lanes::integers::Integers;
+use crate::lanes::pairs::{Pairs, WithPairs};
 use crate::lanes::{LANES, Lanes, load_tail, store_tail};
 use crate::memory::Parts;
-use crate::pack::PackedMatrix;
+use crate::pack::{PackedMatrix, Place};
+use crate::pair_rows::{self, PairedRows};
 use crate::products::{Part, Sums, UNPACKED, WIDEST, products, slice_floats};
 use crate::steps::{self, Steps};
 use crate::tile::{Deal, Dealt};
@@ -33,7 +37,7 @@ pub enum Epilogue {
 /// anyway.
 const CHUNK: usize = 256;
 /// Rows by which the last register tile may be padded, at most.
-const SLACK: usize = 1;
+const SLACK: usize = 7;
 /// Panels in a task, at most; a multiple of every width of a tile, and of 2 for gates.
 const TASK_PANELS: usize = 16;
 /// One chunk of rows.
@@ -41,8 +45,10 @@ pub(crate) struct Job<'a> {
     pub(crate) weights: &'a PackedMatrix,
     bias: Option<&'a [f32]>,
     epilogue: Epilogue,
-    /// Rows in register tiles, each `[inputs][rows of the tile]`; nothing where no weights are floats.
+    /// Rows in register tiles, each `[inputs][rows of the tile]`, where weights are f32 or f16.
     pub(crate) x: &'a [f32],
+    /// The same rows where weights are bf16.
+    pub(crate) pairs: Option<PairedRows<'a>>,
     /// The same rows for each grouping of the matrix.
     pub(crate) steps: &'a [Steps<'a>],
     rows: usize,
@@ -54,10 +60,29 @@ pub(crate) struct Job<'a> {
 }
 
 /// Deals out rows to register tiles. Where all weights are codes, some more rows are better two tiles that read them as they are
-/// stored than one that does not.
+/// stored than one that does not; where all are bf16, one tile may have more rows than two together are worth.
 #[inline(always)]
-pub(crate) fn deal<L: Integers>(_: L, rows: usize, codes: bool) -> Deal {
-    Deal::new(rows, if codes && rows <= 2 * L::FEW { L::FEW } else { L::ROWS })
+pub(crate) fn deal<L: Integers>(l: L, rows: usize, places: &[Place]) -> Deal {
+    let all_codes = places.iter().all(|place| matches!(place.panel, Panel::Codes(_)));
+    let all_bf16 = places.iter().all(|place| place.panel.is(Dtype::Bf16));
+    let most = match l.with_pairs(MostRows) {
+        _ if all_codes && rows <= 2 * L::FEW => L::FEW,
+        most if all_bf16 && rows <= most => most,
+        _ => L::ROWS,
+    };
+    Deal::new(rows, most)
+}
+
+/// See [`Pairs::ROWS`].
+struct MostRows;
+
+impl WithPairs for MostRows {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<M: Pairs>(self, _: M) -> usize {
+        M::ROWS
+    }
 }
 
 impl<'a> Job<'a> {
@@ -202,8 +227,8 @@ fn task_panels(panels: usize, threads: usize) -> usize {
 pub fn linear_workspace_bytes(threads: usize, max_rows: usize, max_inputs: usize) -> usize {
     // The last tile may be padded.
     let rows = max_rows.min(CHUNK) + SLACK;
-    // A row as floats, and twice as steps: a quarter of that, and three numbers for each sixteen.
-    let shared = rows * (max_inputs + 2 * (max_inputs + 1024) / 2);
+    // A row as floats, as pairs of bf16, and twice as steps: a quarter of that, and three numbers for each sixteen.
+    let shared = rows * (2 * max_inputs + 1 + 2 * (max_inputs + 1024) / 2);
     // The largest slice is one of a single group, of all inputs.
     let slice = WIDEST * (max_inputs + 64) * LANES + 3 * UNPACKED;
     let own = rows * TASK_PANELS * LANES + slice / size_of::<f32>();
@@ -265,20 +290,23 @@ fn chunk(
     let rows = x.len() / inputs;
     let panels = places.iter().map(|place| place.panels).sum();
     let task_panels = task_panels(panels, team.threads());
-    let floats = places.iter().any(|place| place.grouping.is_none());
-    let deal = isa.deal(rows, !floats);
+    let deal = isa.deal(rows, places);
     let padded = deal.padded_rows();
+    let any = |dtype| places.iter().any(|place| place.panel.is(dtype));
     // One row is its own tile.
-    let tiled = if floats && rows > 1 { padded * inputs } else { 0 };
+    let tiled = if rows > 1 && (any(Dtype::F32) || any(Dtype::F16)) { padded * inputs } else { 0 };
+    let paired = if any(Dtype::Bf16) { pair_rows::scratch_floats(inputs, padded) } else { 0 };
     let coded: Vec<usize> =
         groupings.iter().map(|grouping| steps::scratch_floats(grouping, padded)).collect();
     let slice = groupings.iter().map(slice_floats).max().unwrap_or(0);
-    let shared = tiled + coded.iter().sum::<usize>();
+    let shared = tiled + paired + coded.iter().sum::<usize>();
     ctx.with_scratch(shared, padded * TASK_PANELS * LANES + slice, |shared, own| {
-        let (tiled, mut rest) = shared.split_at_mut(tiled);
+        let (tiled, rest) = shared.split_at_mut(tiled);
+        let (paired, mut rest) = rest.split_at_mut(paired);
         if !tiled.is_empty() {
             tile_rows_of(ctx, x, inputs, deal, tiled);
         }
+        let pairs = (!paired.is_empty()).then(|| PairedRows::new(ctx, x, inputs, deal, paired));
         let mut steps = Vec::with_capacity(groupings.len());
         for (grouping, floats) in groupings.iter().zip(coded) {
             let (mine, others) = rest.split_at_mut(floats);
@@ -292,6 +320,7 @@ fn chunk(
             bias,
             epilogue,
             x,
+            pairs,
             steps: &steps,
             rows,
             deal,

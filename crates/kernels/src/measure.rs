@@ -1,4 +1,4 @@
-//! What this machine can do at most: reading memory, multiplying floats, multiplying integers.
+//! What this machine can do at most: reading memory, multiplying floats of 32 and of 16 bits, multiplying integers.
 //!
 //! Why here: a kernel's speed says little by itself; its share of these limits, measured on the same threads in the same run,
 //! says whether there is anything left to gain. Best times are what a busy machine can be judged by.
@@ -6,8 +6,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use half::bf16;
+
 use crate::context::Context;
 use crate::lanes::integers::{CODES, Integers, STEPS};
+use crate::lanes::pairs::{Pairs, WithPairs};
 use crate::lanes::{LANES, Lanes};
 use crate::memory::{AllocError, Pages};
 
@@ -46,6 +49,18 @@ pub fn f32_peak(ctx: &Context) -> f64 {
     let (_, operations) = isa.float_chains(0);
     let seconds = best(ctx, |_| {
         black_box(isa.float_chains(black_box(ROUNDS)));
+    });
+    float(threads * operations * ROUNDS) / seconds
+}
+
+/// Operations per second of products of bf16, summed in f32, as linear layers multiply them, all threads together; a product and
+/// its sum are two. About those of f32 where the CPU has no instructions for it.
+#[must_use]
+pub fn bf16_peak(ctx: &Context) -> f64 {
+    let (isa, threads) = (ctx.isa(), ctx.team().threads());
+    let (_, operations) = isa.pair_chains(0);
+    let seconds = best(ctx, |_| {
+        black_box(isa.pair_chains(black_box(ROUNDS)));
     });
     float(threads * operations * ROUNDS) / seconds
 }
@@ -127,6 +142,48 @@ fn float_rounds<L: Lanes, const N: usize>(
         }
     }
     l.fold_add(sums.into_iter().fold(l.splat(0.0), |a, b| l.add(a, b)))
+}
+
+/// Chains of products of pairs of bf16; with how many operations a round has.
+#[inline(always)]
+pub(crate) fn pair_chains<L: Lanes>(l: L, rounds: usize) -> (f32, usize) {
+    l.with_pairs(PairChains { rounds })
+}
+
+struct PairChains {
+    rounds: usize,
+}
+
+impl WithPairs for PairChains {
+    type Output = (f32, usize);
+
+    #[inline(always)]
+    fn run<M: Pairs>(self, m: M) -> (f32, usize) {
+        const CHAINS: usize = 12;
+        m.call(
+            #[inline(always)]
+            || {
+                if M::Lanes::ROWS < CHAINS {
+                    pair_rounds::<M, { CHAINS / 2 }>(m, self.rounds)
+                } else {
+                    pair_rounds::<M, CHAINS>(m, self.rounds)
+                }
+            },
+        )
+    }
+}
+
+#[inline(always)]
+fn pair_rounds<M: Pairs, const N: usize>(m: M, rounds: usize) -> (f32, usize) {
+    let l = m.lanes();
+    let weights = [bf16::from_f32_const(0.25); 2 * LANES];
+    let x = [m.pair(0.5, -0.5); N];
+    let mut sums = [[l.splat(black_box(1.0))]; N];
+    for _ in 0..rounds {
+        m.add_products([black_box(&weights)], black_box(&x), &mut sums);
+    }
+    let sum = sums.into_iter().fold(l.splat(0.0), |a, [b]| l.add(a, b));
+    (l.fold_add(sum), N * LANES * 4)
 }
 
 /// Chains of products of small codes; with how many operations a round has.

@@ -2,14 +2,18 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use crate::code_tile::{self, CodeTile, unpack};
 use crate::codes::Bits;
-use crate::dtype::{Element, with_element};
+use crate::dtype::{Dtype, Element};
 use crate::format::{BLOCK, CodePanel, Grouping, Panel};
 use crate::lanes::integers::Integers;
+use crate::lanes::pairs::{Pairs, WithPairs};
 use crate::lanes::{LANES, Lanes};
 use crate::linear::Job;
 use crate::pack::Place;
+use crate::pair_tile::{self, PairTile};
 use crate::steps::Steps;
 use crate::stored_tile::{self, StoredTile};
 use crate::terms::{Terms, read_terms};
@@ -17,6 +21,8 @@ use crate::tile::{Dealt, StepMajor, Tile, tiles};
 
 /// Steps in a slice of the inputs, even: with many rows a panel's slice is used for all of them while it is in the first-level cache.
 const SLICE: usize = 512;
+/// The same for pairs of steps: a register tile reads half as much for as many products, and is as fast from the second-level cache.
+const PAIRS: usize = 512;
 /// Bytes of codes that are unpacked at a time, unless a single group has more: they stay in the first-level cache.
 pub(crate) const UNPACKED: usize = 16 * 1024;
 
@@ -44,9 +50,15 @@ pub(crate) fn products<L: Integers>(
     scratch: &mut [f32],
 ) {
     match &part.place.panel {
-        Panel::Float { dtype, elements } => with_element!(*dtype, E => {
-            float_products::<L, E>(l, job, part, *elements, sums);
-        }),
+        Panel::Float { dtype: Dtype::F32, elements } => {
+            float_products::<L, f32>(l, job, part, *elements, sums);
+        }
+        Panel::Float { dtype: Dtype::F16, elements } => {
+            float_products::<L, f16>(l, job, part, *elements, sums);
+        }
+        Panel::Float { dtype: Dtype::Bf16, elements } => {
+            l.with_pairs(PairProducts { job, part, size: *elements, sums });
+        }
         Panel::Codes(layout) => {
             let Some(steps) = part.place.grouping.and_then(|grouping| job.steps.get(grouping))
             else {
@@ -105,6 +117,61 @@ fn float_products<L: Lanes, E: Element>(
                         sums_stride: sums.width,
                     };
                     tiles::<L, E, StepMajor<true>>(l, &tile, padded, together.min(panels - panel));
+                }
+            }
+        }
+    }
+}
+
+/// Products of weights in bf16.
+struct PairProducts<'a, 's> {
+    job: &'a Job<'a>,
+    part: &'a Part<'a>,
+    /// Elements of a panel.
+    size: usize,
+    sums: &'a mut Sums<'s>,
+}
+
+impl WithPairs for PairProducts<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Pairs>(self, m: M) {
+        let Self { job, part, size, sums } = self;
+        let Some(x) = job.pairs else { unreachable!("rows are rounded for weights in bf16") };
+        let (x, pairs) = (x.as_pairs(m), x.pairs);
+        let (deal, panels, rows) = (job.deal, part.panels, job.deal.padded_rows());
+        let weights: &[bf16] =
+            bytemuck::cast_slice(job.weights.panels(part.place, part.first, part.panels));
+        assert!(
+            sums.floats.len() >= rows * sums.width
+                && part.column + panels * LANES <= sums.width
+                && weights.len() >= panels * size
+                && size >= pairs * 2 * LANES
+                && x.len() >= rows * pairs,
+            "scratch is too small"
+        );
+        // As above.
+        let slice = if deal.tiles() == 1 { pairs } else { PAIRS };
+        let together = M::Lanes::panels(deal.each());
+        for k in (0..pairs).step_by(slice.max(1)) {
+            for panel in (0..panels).step_by(together) {
+                for Dealt { first, padded, .. } in deal.all() {
+                    // SAFETY: the slices above hold `panels` whole panels of so many pairs, the activations and the sums of
+                    // all padded rows; a slice's pairs are inside a panel, and sums are only ours.
+                    unsafe {
+                        let tile = PairTile {
+                            pairs: slice.min(pairs - k),
+                            first: k == 0,
+                            weights: weights.as_ptr().add(panel * size + k * 2 * LANES),
+                            panel_stride: size,
+                            x: x.as_ptr().add(first * pairs + k * padded),
+                            sums: (sums.floats.as_mut_ptr())
+                                .add(first * sums.width + part.column + panel * LANES),
+                            sums_stride: sums.width,
+                        };
+                        pair_tile::tiles(m, &tile, padded, together.min(panels - panel));
+                    }
                 }
             }
         }

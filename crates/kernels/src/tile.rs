@@ -163,8 +163,9 @@ unsafe fn row_of_tiles<L: Lanes, E: Element, O: Order, const R: usize>(
     }
 }
 
-/// Rows that a register tile can have. Not every number: each costs a lot of code, and a tile may be padded.
-const SIZES: [usize; 8] = [1, 2, 3, 4, 6, 8, 10, 12];
+/// Rows that a register tile can have, those above twelve only if it multiplies pairs of bf16. Not every number: each costs a lot
+/// of code, and a tile may be padded.
+const SIZES: [usize; 10] = [1, 2, 3, 4, 6, 8, 10, 12, 16, 24];
 
 /// How many rows are dealt out to register tiles.
 #[derive(Clone, Copy)]

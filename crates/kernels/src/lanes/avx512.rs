@@ -4,18 +4,22 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::pairs::avx512::Avx512Bf16;
+use super::pairs::{Widened, WithPairs};
 use super::{LANES, Lanes};
 
-/// Proof that the CPU has AVX-512 F, VL, BW, DQ and VNNI, AVX2, FMA and F16C.
+/// Proof that the CPU has AVX-512 F, VL, BW, DQ and VNNI, AVX2, FMA and F16C; and BF16, where it is said to be there.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512 {
+    bf16: bool,
+}
 
 impl Avx512 {
     /// # Safety
-    /// The CPU must have the instructions named on the type.
+    /// The CPU must have the instructions named on the type, those for `bf16` if that is set.
     #[inline(always)]
-    pub(crate) unsafe fn new() -> Self {
-        Self(())
+    pub(crate) unsafe fn new(bf16: bool) -> Self {
+        Self { bf16 }
     }
 }
 
@@ -33,7 +37,7 @@ macro_rules! on_cpu {
     };
 }
 
-type V = __m512;
+pub(super) type V = __m512;
 
 impl Lanes for Avx512 {
     type V = V;
@@ -44,6 +48,15 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn call<R>(self, kernel: impl FnOnce() -> R) -> R {
         on_cpu!(call(kernel))
+    }
+    #[inline(always)]
+    fn with_pairs<K: WithPairs>(self, kernel: K) -> K::Output {
+        if self.bf16 {
+            // SAFETY: `self` says that the CPU has them.
+            kernel.run(unsafe { Avx512Bf16::new(self) })
+        } else {
+            kernel.run(Widened(self))
+        }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> V {

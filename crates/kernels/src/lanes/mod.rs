@@ -18,7 +18,10 @@ pub(crate) mod avx512;
 pub(crate) mod integers;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+pub(crate) mod pairs;
 pub(crate) mod scalar;
+
+use pairs::{Widened, WithPairs};
 
 /// Lanes in a vector, output channels in a panel.
 pub(crate) const LANES: usize = 16;
@@ -51,6 +54,12 @@ pub(crate) trait Lanes: Copy {
     /// that is generic over lanes is inlined; the door into an instruction set is such a call, and so is each part of a kernel
     /// that comes in many kinds, for compilers are slow with functions of hundreds of kilobytes.
     fn call<R>(self, kernel: impl FnOnce() -> R) -> R;
+
+    /// Runs `kernel` with the fastest way to multiply pairs of bf16.
+    #[inline(always)]
+    fn with_pairs<K: WithPairs>(self, kernel: K) -> K::Output {
+        kernel.run(Widened(self))
+    }
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, from: &[f32; LANES]) -> Self::V;

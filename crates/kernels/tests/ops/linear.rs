@@ -32,7 +32,15 @@ fn gated(ctx: &Context, dtype: Dtype, half: usize, inputs: usize, weights: &[f32
     builder.finish()
 }
 
-fn naive(x: &[f32], weights: &[f32], inputs: usize, bias: Option<&[f32]>) -> Vec<f64> {
+/// Weights in bf16 are multiplied with activations that are rounded to bf16, too; nothing else is rounded.
+fn naive(
+    dtype: Dtype,
+    x: &[f32],
+    weights: &[f32],
+    inputs: usize,
+    bias: Option<&[f32]>,
+) -> Vec<f64> {
+    let x = if dtype == Dtype::Bf16 { rounded(dtype, x) } else { x.to_vec() };
     let outputs = weights.len() / inputs;
     let mut y = Vec::new();
     for x in x.chunks_exact(inputs) {
@@ -81,7 +89,7 @@ fn products_are_right_and_the_same_everywhere() {
                 // A chain of K roundings of numbers up to K / 3: far below K * K * 2^-24.
                 let bound = 3e-7 * (2.0 + f64::from(u16::try_from(inputs).unwrap()));
                 let what = format!("{dtype} {rows} x {outputs} x {inputs}");
-                assert_close(&naive(&x, &weights, inputs, bias), &y, bound, 0.0, &what);
+                assert_close(&naive(dtype, &x, &weights, inputs, bias), &y, bound, 0.0, &what);
             }
         }
     }
@@ -96,7 +104,7 @@ fn epilogues_are_right_and_the_same_everywhere() {
         let weights = random.numbers(outputs * inputs);
         let bias = random.numbers(outputs);
         let before = random.numbers(rows * outputs);
-        let y64 = naive(&x, &weights, inputs, Some(&bias));
+        let y64 = naive(Dtype::F32, &x, &weights, inputs, Some(&bias));
         let run = |epilogue: Epilogue| {
             same_everywhere(|ctx| {
                 let w = packed(ctx, Dtype::F32, outputs, inputs, &weights);
@@ -129,7 +137,7 @@ fn gates_are_right_and_the_same_everywhere() {
                     linear(ctx, &x, &w, bias, Epilogue::Gated(Activation::Silu), &mut y);
                     y
                 });
-                let both = naive(&x, &weights, inputs, bias);
+                let both = naive(dtype, &x, &weights, inputs, bias);
                 let expected: Vec<f64> = both
                     .chunks_exact(2 * half)
                     .flat_map(|row| {

@@ -62,6 +62,6 @@ fn a_forward_pass_gives_the_pinned_bits() {
     for ctx in contexts() {
         let numbers = forward(&ctx);
         assert!(numbers.iter().all(|x| x.is_finite()));
-        assert_eq!(checksum(&numbers), 0x40EA_3D28_E3F5_792C, "{ctx:?}");
+        assert_eq!(checksum(&numbers), 0x963B_67AD_D332_B8C1, "{ctx:?}");
     }
 }

@@ -11,9 +11,9 @@ use crate::naive::round;
 pub(crate) enum Activations {
     /// Nothing is rounded.
     Exact,
-    /// The kernels': eight bits beside codes.
+    /// The kernels': eight bits beside codes, bf16 beside bf16.
     Kernels,
-    /// llama.cpp's on a CPU: eight bits beside codes with a scale in f16, f16 beside f16; in attention, queries and the sums of
+    /// llama.cpp's on a CPU: eight bits beside codes with a scale in f16, sixteen beside sixteen; in attention, queries and the sums of
     /// values are f16, too.
     LlamaCpp,
 }
@@ -25,6 +25,9 @@ impl Activations {
             (Self::Kernels, Stored::Codes { format, .. }) => in_groups(format, x, |scale| scale),
             (Self::LlamaCpp, Stored::Codes { format, .. }) => {
                 in_groups(format, x, |scale| half::f16::from_f32(scale).to_f32())
+            }
+            (Self::Kernels | Self::LlamaCpp, Stored::Floats(Dtype::Bf16)) => {
+                x.iter().map(|&x| round(x as f32, Dtype::Bf16)).collect()
             }
             (Self::LlamaCpp, Stored::Floats(Dtype::F16)) => x.iter().map(|&x| half(x)).collect(),
             _ => x.to_vec(),
