@@ -164,9 +164,9 @@ impl WithPairs for PairChains {
             #[inline(always)]
             || {
                 if M::Lanes::ROWS < CHAINS {
-                    pair_rounds::<M, { CHAINS / 2 }>(m, self.rounds)
+                    pair_rounds::<M, { CHAINS / 2 }, 1>(m, self.rounds)
                 } else {
-                    pair_rounds::<M, CHAINS>(m, self.rounds)
+                    pair_rounds::<M, CHAINS, 2>(m, self.rounds)
                 }
             },
         )
@@ -174,16 +174,16 @@ impl WithPairs for PairChains {
 }
 
 #[inline(always)]
-fn pair_rounds<M: Pairs, const N: usize>(m: M, rounds: usize) -> (f32, usize) {
+fn pair_rounds<M: Pairs, const R: usize, const P: usize>(m: M, rounds: usize) -> (f32, usize) {
     let l = m.lanes();
     let weights = [bf16::from_f32_const(0.25); 2 * LANES];
-    let x = [m.pair(0.5, -0.5); N];
-    let mut sums = [[l.splat(black_box(1.0))]; N];
+    let x = [m.pair(0.5, -0.5); R];
+    let mut sums = [[l.splat(black_box(1.0)); P]; R];
     for _ in 0..rounds {
-        m.add_products([black_box(&weights)], black_box(&x), &mut sums);
+        m.add_products([black_box(&weights); P], black_box(&x), &mut sums);
     }
-    let sum = sums.into_iter().fold(l.splat(0.0), |a, [b]| l.add(a, b));
-    (l.fold_add(sum), N * LANES * 4)
+    let sum = sums.into_iter().flatten().fold(l.splat(0.0), |a, b| l.add(a, b));
+    (l.fold_add(sum), R * P * LANES * 4)
 }
 
 /// Chains of products of small codes; with how many operations a round has.

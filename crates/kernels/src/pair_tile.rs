@@ -90,7 +90,7 @@ unsafe fn row_of_tiles<M: Pairs, const R: usize>(m: M, t: &PairTile<M::Pair>, pa
                 done += 4;
             }
         }
-        if const { R > M::Lanes::FOUR_WIDE && R <= M::Lanes::TWO_WIDE } {
+        if const { R <= M::Lanes::TWO_WIDE } {
             while done + 2 <= panels {
                 tile::<M, R, 2>(m, &from(done));
                 done += 2;

@@ -150,7 +150,7 @@ unsafe fn row_of_tiles<L: Lanes, E: Element, O: Order, const R: usize>(
                 done += 4;
             }
         }
-        if const { R > L::FOUR_WIDE && R <= L::TWO_WIDE } {
+        if const { R <= L::TWO_WIDE } {
             while done + 2 <= panels {
                 tile::<L, E, O, R, 2>(l, &from(done));
                 done += 2;

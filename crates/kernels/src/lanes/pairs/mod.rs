@@ -5,6 +5,8 @@
 //! all of them still give the same bits: a product of two bf16 is exact in f32. The instruction takes magnitudes below 2^-126
 //! for zero, which the others do not.
 
+use std::hint::black_box;
+
 use bytemuck::Pod;
 use half::bf16;
 
@@ -73,16 +75,17 @@ impl<L: Lanes> Pairs for Widened<L> {
         sums: &mut [[L::V; P]; R],
     ) {
         let l = self.0;
-        let mut even = [l.splat(0.0); P];
-        let mut odd = even;
-        for p in 0..P {
-            (even[p], odd[p]) = l.load_bf16_pairs(weights[p]);
-        }
-        for (weights, step) in [(odd, 1), (even, 0)] {
+        for step in [1, 0] {
+            let mut columns = [l.splat(0.0); P];
+            for p in 0..P {
+                // Read once more for the other step: to keep all of them would take registers that the sums need.
+                let (even, odd) = l.load_bf16_pairs(black_box(weights[p]));
+                columns[p] = if step == 1 { odd } else { even };
+            }
             for r in 0..R {
                 let x = l.splat(x[r][step]);
                 for p in 0..P {
-                    sums[r][p] = l.fma(weights[p], x, sums[r][p]);
+                    sums[r][p] = l.fma(columns[p], x, sums[r][p]);
                 }
             }
         }
