@@ -80,8 +80,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "TOKENS", value_parser = tokens)]
     pub(crate) max_model_len: Option<u32>,
 
-    /// Tokens per KV block, 1 to 256, or auto: measure this machine and choose; default: 16 for float32 KV, 32
-    /// for 16-bit, 64 for int8
+    /// Tokens per KV block, 1 to 256, or auto: measure this machine and choose; default: 32, 64 for
+    /// int8 KV
     #[arg(long, value_name = "TOKENS", value_parser = block_size)]
     pub(crate) block_size: Option<BlockSize>,
 

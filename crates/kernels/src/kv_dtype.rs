@@ -54,11 +54,13 @@ impl KvDtype {
         }
     }
 
-    /// Positions in a block unless somebody asks for others: with heads of 64 numbers, 4 KiB in a row, from which on
-    /// paging costs next to nothing.
+    /// Positions in a block unless somebody asks for others: as few as paging costs little with (docs/performance.md has how much).
     #[must_use]
     pub const fn default_block_size(self) -> usize {
-        64 / self.bytes()
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 32,
+            Self::Int8 => 64,
+        }
     }
 }
 

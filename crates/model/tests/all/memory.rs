@@ -9,7 +9,7 @@ use crate::golden::{ZOO, zoo};
 
 fn roomy() -> MemoryRequest<'static> {
     MemoryRequest {
-        block_size: None,
+        block_size: Some(16),
         max_num_seqs: 8,
         max_num_batched_tokens: 256,
         ..request(&Setup::default())
@@ -37,6 +37,9 @@ fn the_default_holds_every_sequence_at_full_context() {
 #[test]
 fn keys_and_values_follow_the_weights_unless_told() {
     let checkpoint = llama();
+    let roomy = || MemoryRequest { block_size: None, ..roomy() };
+    let plan = MemoryPlan::compute(&checkpoint, &roomy()).unwrap();
+    assert_eq!((plan.kv_dtype, plan.block_size), (KvDtype::F32, 32));
     let half = MemoryRequest { dtype: Some(Dtype::Bf16), ..roomy() };
     let plan = MemoryPlan::compute(&checkpoint, &half).unwrap();
     assert_eq!((plan.kv_dtype, plan.block_size), (KvDtype::Bf16, 32));
