@@ -3,6 +3,7 @@
 
 usage: measure.py {openvino,transformers} MODEL [--batch-size 1,8,32] [--input-len 128] [--output-len 128]
                   [--prefill-len 512] [--num-iters 3] [--threads 2] [--workload FILE.jsonl [--burst]] [--cache-gib 3]
+                  [--static-batch 16]
 
 Rates mean what folio's mean: decode is counted from the moment when the last sequence of a batch has its first token.
 """
@@ -59,7 +60,7 @@ class OpenVino:
 
 
 class Transformers:
-    """`generate` with one static batch of equal prompts."""
+    """`generate` with static batches: of what waits, padded to the longest prompt, run to the longest output."""
 
     def __init__(self, arguments):
         import torch
@@ -70,11 +71,28 @@ class Transformers:
         self.torch, self.criteria = torch, StoppingCriteria
         self.model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()
         self.model.generation_config.eos_token_id = None
+        self.most = arguments.static_batch if arguments.workload else None
 
     def run(self, requests):
-        """As above; all are due at once, have prompts of one length, and run to the longest output."""
+        """As above."""
+        began, waiting, done = time.perf_counter(), list(requests), []
+        while waiting:
+            now = time.perf_counter() - began
+            due = [request for request in waiting if request[0] <= now][: self.most]
+            if not due:
+                time.sleep(waiting[0][0] - now)
+                continue
+            waiting = waiting[len(due):]
+            times = self.batch(due, began)
+            done += [(arrival, times[:count]) for arrival, _, count in due]
+        return done
+
+    def batch(self, requests, began):
+        """The times of each step's tokens."""
         torch, times = self.torch, []
-        ids = torch.tensor([ids for _, ids, _ in requests])
+        longest = max(len(ids) for _, ids, _ in requests)
+        ids = torch.tensor([[0] * (longest - len(ids)) + ids for _, ids, _ in requests])
+        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for _, ids, _ in requests])
 
         class Clock(self.criteria):
             def __call__(self, input_ids, scores, **_):
@@ -82,12 +100,11 @@ class Transformers:
                 return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
         count = max(count for *_, count in requests)
-        began = time.perf_counter()
         self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), stopping_criteria=[Clock()], max_new_tokens=count,
-            min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0,
+            ids, attention_mask=mask, stopping_criteria=[Clock()], max_new_tokens=count, min_new_tokens=count,
+            do_sample=False, eos_token_id=None, pad_token_id=0,
         )
-        return [(0.0, times[:count]) for _, _, count in requests]
+        return times
 
 
 def decode_rate(answers):
@@ -133,6 +150,7 @@ def main():
     parser.add_argument("--num-iters", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache-gib", type=int, default=3)
+    parser.add_argument("--static-batch", type=int, default=16)
     parser.add_argument("--workload")
     parser.add_argument("--burst", action="store_true")
     arguments = parser.parse_args()

@@ -157,13 +157,13 @@ pub(crate) trait Element: Pod + Send + Sync {
     fn panel_index(k: usize, lane: usize) -> usize {
         k * LANES + lane
     }
-    /// Two steps of a panel (see `pack`), the even one first.
-    #[inline(always)]
-    fn load_steps<L: Lanes>(l: L, from: &[Self; 2 * LANES]) -> (L::V, L::V) {
-        let (halves, _) = from.as_chunks::<LANES>();
-        (Self::load(l, &halves[0]), Self::load(l, &halves[1]))
-    }
 }
+
+/// One whose steps lie one after another in panels, so that a register tile takes them so.
+pub(crate) trait Stepwise: Element {}
+
+impl Stepwise for f32 {}
+impl Stepwise for f16 {}
 
 impl Element for f32 {
     const DTYPE: Dtype = Dtype::F32;
@@ -235,14 +235,10 @@ impl Element for bf16 {
     fn load<L: Lanes>(l: L, from: &[Self; LANES]) -> L::V {
         l.load_bf16(from)
     }
-    /// Steps are stored in pairs, `[k / 2][16][2]`: a shift and a mask widen a whole register of both.
+    /// Steps are stored in pairs, `[k / 2][16][2]`, as products of pairs want them; a shift and a mask widen a whole register of both.
     #[inline(always)]
     fn panel_index(k: usize, lane: usize) -> usize {
         (k / 2) * 2 * LANES + 2 * lane + k % 2
-    }
-    #[inline(always)]
-    fn load_steps<L: Lanes>(l: L, from: &[Self; 2 * LANES]) -> (L::V, L::V) {
-        l.load_bf16_pairs(from)
     }
 }
 

@@ -5,7 +5,8 @@
 //! request, so a wrong shape is a bug of the caller and panics with a sentence.
 //!
 //! **Determinism.** The order of a reduction depends only on the length reduced: not on the number of rows, threads, blocks,
-//! neighbours or the instruction set. All instruction sets give the same bits (see `lanes`).
+//! neighbours or the instruction set. All instruction sets give the same bits (see `lanes`, and
+//! `lanes::pairs` for numbers below 2^-126).
 
 mod activation;
 mod attend;

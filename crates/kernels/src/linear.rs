@@ -1,6 +1,6 @@
 //! Linear layers: `y = x Wᵀ`, with whatever follows fused in.
 //!
-//! Every output is one chain of fused multiply-adds over the inputs in order (see `tile`), or over groups of exact integer sums
+//! Every output is one chain of fused multiply-adds over the inputs in order (see `tile`; `pair_tile` for bf16), or over groups of exact integer sums
 //! where weights are quantised (see `code_tile`), so neither the number of rows nor threads nor blocking changes a bit. Few rows stream
 //! the panels once, several at a time, at memory bandwidth; many rows are cut into register tiles and slices of the
 //! inputs that stay in the second-level cache. With many rows,

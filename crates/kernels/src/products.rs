@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use crate::code_tile::{self, CodeTile, unpack};
 use crate::codes::Bits;
-use crate::dtype::{Dtype, Element};
+use crate::dtype::{Dtype, Stepwise};
 use crate::format::{BLOCK, CodePanel, Grouping, Panel};
 use crate::lanes::integers::Integers;
 use crate::lanes::pairs::{Pairs, WithPairs};
@@ -76,7 +76,7 @@ pub(crate) fn products<L: Integers>(
 }
 
 #[inline(always)]
-fn float_products<L: Lanes, E: Element>(
+fn float_products<L: Lanes, E: Stepwise>(
     l: L,
     job: &Job<'_>,
     part: &Part<'_>,

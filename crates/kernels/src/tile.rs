@@ -3,7 +3,7 @@
 //! Every sum is one chain of fused multiply-adds over the steps in order, whatever the tile's shape; a sum that is stored and
 //! continued in a later tile is the same chain. That is the determinism rule for everything built on tiles.
 
-use crate::dtype::Element;
+use crate::dtype::Stepwise;
 use crate::lanes::{LANES, Lanes};
 
 /// One product: `sums[r][p] (+)= Σ_k x(k, r) * weights[p][k]`, with r over rows and p over panels.
@@ -68,7 +68,7 @@ const AHEAD: usize = 4096;
     reason = "fixed bounds that unroll, over several arrays at once"
 )]
 #[inline(always)]
-unsafe fn tile<L: Lanes, E: Element, O: Order, const R: usize, const P: usize>(l: L, t: &Tile<E>) {
+unsafe fn tile<L: Lanes, E: Stepwise, O: Order, const R: usize, const P: usize>(l: L, t: &Tile<E>) {
     // SAFETY: the caller promises that everything addressed by these bounds is valid: `P` panels of `steps` steps (of
     // an even number of them), `R` rows of x, and sums.
     unsafe {
@@ -92,7 +92,7 @@ unsafe fn tile<L: Lanes, E: Element, O: Order, const R: usize, const P: usize>(l
                         l.prefetch(at.cast::<u8>().wrapping_add(AHEAD + line));
                     }
                 }
-                (even[p], odd[p]) = E::load_steps(l, &*at.cast());
+                (even[p], odd[p]) = (E::load(l, &*at.cast()), E::load(l, &*at.add(LANES).cast()));
             }
             for r in 0..R {
                 let x = l.splat(*t.x.add(O::offset(2 * pair, r, R)));
@@ -111,7 +111,7 @@ unsafe fn tile<L: Lanes, E: Element, O: Order, const R: usize, const P: usize>(l
             let last = t.steps - 1;
             for p in 0..P {
                 let at = t.weights.add(p * t.panel_stride + last * LANES);
-                let (even, _) = E::load_steps(l, &*at.cast());
+                let even = E::load(l, &*at.cast());
                 for r in 0..R {
                     let x = l.splat(*t.x.add(O::offset(last, r, R)));
                     acc[r][p] = l.fma(even, x, acc[r][p]);
@@ -131,7 +131,7 @@ unsafe fn tile<L: Lanes, E: Element, O: Order, const R: usize, const P: usize>(l
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn row_of_tiles<L: Lanes, E: Element, O: Order, const R: usize>(
+unsafe fn row_of_tiles<L: Lanes, E: Stepwise, O: Order, const R: usize>(
     l: L,
     t: &Tile<E>,
     panels: usize,
@@ -236,7 +236,7 @@ pub(crate) fn size_within(rows: usize, max: usize) -> usize {
 /// elements; `x` for reading every `x(k, r)`; `sums` for reading and writing 16 floats per panel in every row. The sums
 /// must not overlap what is read. Addresses that are only prefetched need not be valid.
 #[inline(always)]
-pub(crate) unsafe fn tiles<L: Lanes, E: Element, O: Order>(
+pub(crate) unsafe fn tiles<L: Lanes, E: Stepwise, O: Order>(
     l: L,
     t: &Tile<E>,
     rows: usize,

@@ -32,12 +32,14 @@ pub(crate) struct Task<'a> {
 
 impl Task<'_> {
     pub(crate) fn measure(&self, engine: Engine) -> Result<Figures> {
+        ensure!(
+            engine != Engine::Transformers || self.bits == 16,
+            "it is measured with 16-bit weights only"
+        );
         match (&self.options.workload, engine) {
             (None, Engine::Folio) => self.folio_batches(),
             (None, Engine::Llama) => self.llama_batches(),
-            (None, Engine::OpenVino) => rates(&self.peer_script(engine, &[])?),
-            (None, Engine::Transformers) => {
-                ensure!(self.bits == 16, "it is measured with 16-bit weights only");
+            (None, Engine::OpenVino | Engine::Transformers) => {
                 rates(&self.peer_script(engine, &[])?)
             }
             (Some(workload), Engine::Folio) => {
@@ -46,7 +48,7 @@ impl Task<'_> {
                 self.serve(server, workload)
             }
             (Some(workload), Engine::Llama) => self.serve(self.llama_server()?, workload),
-            (Some(workload), Engine::OpenVino) => {
+            (Some(workload), Engine::OpenVino | Engine::Transformers) => {
                 let workload = workload.to_str().context("the workload's path is not UTF-8")?;
                 let mut flags = vec!["--workload", workload];
                 if self.options.burst {
@@ -54,7 +56,6 @@ impl Task<'_> {
                 }
                 serving(&self.peer_script(engine, &flags)?)
             }
-            (Some(_), Engine::Transformers) => bail!("it has no server that is measured here"),
         }
     }
 
