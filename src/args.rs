@@ -67,7 +67,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_enum, default_value_t = LoadFormat::Auto, requires_if("dummy", "model"))]
     pub(crate) load_format: LoadFormat,
 
-    /// Type the weights are kept in, as far as they are floats
+    /// Type the weights are kept in, as far as they are floats; beside bfloat16, activations are rounded to it, too
     #[arg(long, value_enum, default_value_t = Dtype::Auto)]
     pub(crate) dtype: Dtype,
 
