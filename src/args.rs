@@ -80,7 +80,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "TOKENS", value_parser = tokens)]
     pub(crate) max_model_len: Option<u32>,
 
-    /// Tokens per KV block, 1 to 256, or auto: measure this machine and choose; default: 32, 64 for
+    /// Tokens per KV block, 1 to 256, or auto: measure this machine and choose; default: 32, 128 for
     /// int8 KV
     #[arg(long, value_name = "TOKENS", value_parser = block_size)]
     pub(crate) block_size: Option<BlockSize>,

@@ -59,7 +59,7 @@ impl KvDtype {
     pub const fn default_block_size(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 32,
-            Self::Int8 => 64,
+            Self::Int8 => 128,
         }
     }
 }

@@ -49,11 +49,11 @@ fn keys_and_values_follow_the_weights_unless_told() {
     assert_eq!(plan.blocks_of_full_context(), 512_usize.div_ceil(7));
     let small = MemoryRequest { kv_dtype: Some(KvDtype::Int8), ..roomy() };
     let plan = MemoryPlan::compute(&checkpoint, &small).unwrap();
-    assert_eq!((plan.dtype, plan.kv_dtype, plan.block_size), (Dtype::F32, KvDtype::Int8, 64));
+    assert_eq!((plan.dtype, plan.kv_dtype, plan.block_size), (Dtype::F32, KvDtype::Int8, 128));
     // 3 layers, keys and values, 2 heads of 16 channels and a scale.
     assert_eq!(plan.kv_bytes_per_token, 3 * 2 * 2 * (16 + 4));
-    assert_eq!(plan.kv_bytes_per_block, 64 * plan.kv_bytes_per_token);
-    assert_eq!((plan.blocks, plan.tokens()), (8 * 512 / 64, 8 * 512));
+    assert_eq!(plan.kv_bytes_per_block, 128 * plan.kv_bytes_per_token);
+    assert_eq!((plan.blocks, plan.tokens()), (8 * 512 / 128, 8 * 512));
 }
 
 #[test]
