@@ -196,6 +196,28 @@ async fn a_last_message_can_be_continued_and_repeated() {
     server.stop().await;
 }
 
+/// What the template writes after the last message may have the same letters.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continued_prompt_ends_with_the_last_message_and_nothing_after_it() {
+    let server = Server::start().await;
+    for text in ["<", "end", "|>", "<|end", "One, two"] {
+        let messages =
+            json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]);
+        let body = json!({"messages": messages, "continue_final_message": true});
+        let whole = format!("<|start|>user: Hi<|end|><|start|>assistant: {text}");
+        let plain = json!({"prompt": whole, "add_special_tokens": false});
+        let shown = post(server.address, "/tokenize", &body).await;
+        let wanted = post(server.address, "/tokenize", &plain).await;
+        assert_eq!(shown.json()["tokens"], wanted.json()["tokens"], "{text}");
+    }
+    let nothing = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]);
+    let body = json!({"messages": nothing, "max_tokens": 5});
+    let refusal = post(server.address, "/v1/messages", &body).await;
+    let message = refusal.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(refusal.status == 400 && message.starts_with("messages "), "{message}");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_can_come_with_every_chunk() {
     let server = Server::start().await;

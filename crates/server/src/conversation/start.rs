@@ -68,7 +68,7 @@ pub(crate) async fn start(
     common.output.skip_special_tokens &= !reading.needs_special_tokens();
     let truncation = common.truncation;
     let (prompt, reading, constraint) = on_text_thread(app, move |served| {
-        let mut prompt = tokens_of(served, &spoken, special, field)?;
+        let mut prompt = tokens_of(served, spoken, special, field)?;
         truncate(&mut prompt, truncation);
         let reading = reading.after(served, &prompt);
         let (wanted, thinking) = (wanted.as_ref(), reading.thinking());
