@@ -257,6 +257,21 @@ async fn answers_are_as_long_as_the_models_makers_say() {
     server.stop().await;
 }
 
+/// Nobody is refused for a length that he did not ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_makers_limit_gives_way_where_many_choices_share_the_memory() {
+    let most = GenerationDefaults { max_new_tokens: Some(200), ..GenerationDefaults::default() };
+    let server = Server::with(Setup { defaults: most, blocks: 100, ..Setup::default() }).await;
+    let body = json!({"messages": [{"role": "user", "content": "Hi"}], "n": 8});
+    let answer = post(server.address, CHAT, &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let reasons = answer.json()["choices"]
+        .as_array()
+        .map(|choices| choices.iter().filter(|choice| choice["finish_reason"] == "length").count());
+    assert_eq!(reasons, Some(8), "{}", answer.body);
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_callers_bookkeeping_changes_no_answer() {
     let server = Server::start().await;
