@@ -27,8 +27,10 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     }
     each_line(args.quick.as_deref(), |line| {
         messages.push(json!({"role": "user", "content": line}));
-        let prompt = terminal.render(&messages)?;
-        let answer = terminal.generate(&prompt, false)?;
+        let prompt = terminal.render(&messages);
+        let answer = prompt.and_then(|prompt| terminal.generate(&prompt, false));
+        // What was refused would be refused again with every line after it.
+        let answer = answer.inspect_err(|_| drop(messages.pop()))?;
         messages.push(json!({"role": "assistant", "content": answer}));
         Ok(())
     })?;

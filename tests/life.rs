@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use common::Server;
 use serde_json::json;
@@ -126,4 +127,21 @@ fn chat_and_complete_answer_on_the_terminal() {
         "Once upon a time",
     ]);
     assert!(story.starts_with("Once upon a time") && story.len() > 30, "{story}");
+}
+
+#[test]
+fn a_line_that_is_refused_does_not_spoil_those_after_it() {
+    let mut chat = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args(["chat", "--temperature", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let lines = format!("{}\nWhat is your name?\n", "word ".repeat(1000));
+    chat.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("it reads");
+    let output = chat.wait_with_output().expect("it ends");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let (refused, answered) = said.split_once('\n').expect("two lines");
+    assert!(refused.contains("shorten the prompt") && answered.contains("Folio"), "{said}");
 }

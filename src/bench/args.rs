@@ -7,6 +7,9 @@ use folio_sim::memory::Policy;
 
 use crate::args::ModelArgs;
 
+/// The longest part of a prompt that is made up.
+const MOST_TOKENS: i64 = folio_sim::workload::MOST_TOKENS as i64;
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -29,7 +32,7 @@ pub(crate) struct LatencyArgs {
     pub(crate) model: ModelArgs,
 
     /// Prompt tokens of each request
-    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
     pub(crate) input_len: u32,
 
     /// Tokens that each request generates
@@ -131,7 +134,7 @@ pub(crate) struct DataArgs {
     pub(crate) num_prompts: Option<u32>,
 
     /// Prompt tokens of a random request
-    #[arg(long, visible_alias = "input-len", value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, visible_alias = "input-len", value_name = "TOKENS", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=MOST_TOKENS))]
     pub(crate) random_input_len: u32,
 
     /// Tokens that a random request generates
@@ -143,7 +146,7 @@ pub(crate) struct DataArgs {
     pub(crate) random_range_ratio: f64,
 
     /// Tokens that all random requests begin with, beside their own
-    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=MOST_TOKENS))]
     pub(crate) random_prefix_len: u32,
 
     /// Tokens that a request of a file generates, whatever the file says
@@ -155,11 +158,11 @@ pub(crate) struct DataArgs {
     pub(crate) sharegpt_output_len: Option<u32>,
 
     /// Tokens of each prefix of prefix_repetition
-    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(..=MOST_TOKENS))]
     pub(crate) prefix_repetition_prefix_len: u32,
 
     /// Tokens of each prompt of prefix_repetition, beside its prefix
-    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(..=MOST_TOKENS))]
     pub(crate) prefix_repetition_suffix_len: u32,
 
     /// Prefixes of prefix_repetition, which share the prompts evenly

@@ -43,7 +43,7 @@ pub(crate) struct SimulateArgs {
     pub(crate) gpu_memory_utilization: f64,
 
     /// Blocks of the KV cache; default: what weights and activations leave of the memory
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) num_gpu_blocks_override: Option<u32>,
 
     /// How KV memory is given out: paged, orca-oracle, orca-pow2, orca-max, static
@@ -105,8 +105,8 @@ pub(crate) struct TrafficArgs {
     pub(crate) burstiness: f64,
 
     /// So many users who each wait for an answer before they ask again, instead of a rate
-    #[arg(long, value_name = "USERS", conflicts_with = "request_rate")]
-    pub(crate) max_concurrency: Option<usize>,
+    #[arg(long, value_name = "USERS", conflicts_with = "request_rate", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_concurrency: Option<u32>,
 
     /// Seconds that such a user thinks
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, requires = "max_concurrency")]
@@ -117,8 +117,8 @@ pub(crate) struct TrafficArgs {
     pub(crate) duration: f64,
 
     /// Number of requests, instead of a duration
-    #[arg(long, value_name = "N")]
-    pub(crate) num_prompts: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) num_prompts: Option<u32>,
 
     /// Requests are rounds of chats: the last 1024 tokens of what was said, and at most 1024 more
     #[arg(long, conflicts_with = "shared_prefix")]

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use folio_core::ids::Tick;
 use folio_sim::workload::{
-    Arrivals, Content, Decoding, Lengths, Recipe, Request, Workload, lengths_from_csv, parse,
+    Arrivals, Content, Decoding, Lengths, MOST_TOKENS, Recipe, Request, Workload, lengths_from_csv,
+    parse,
 };
 
 use super::args::TrafficArgs;
@@ -38,6 +39,8 @@ impl Traffic {
             args.duration
         );
         ensure!(args.think_time >= 0.0, "--think-time must not be below 0");
+        let prefix = args.shared_prefix.unwrap_or(0);
+        ensure!(prefix <= MOST_TOKENS, "--shared-prefix must be at most {MOST_TOKENS}");
         let trace = match &args.trace {
             None => None,
             Some(file) => {
@@ -97,7 +100,8 @@ impl Traffic {
             return Ok(Workload { requests, decoding: self.decoding, closed: None });
         }
         let args = &self.args;
-        let arrivals = match (args.max_concurrency, rate) {
+        let users = args.max_concurrency.map(usize::try_from).transpose()?;
+        let arrivals = match (users, rate) {
             (Some(users), _) => Arrivals::Closed { users, think: args.think_time },
             (None, Some(rate)) if args.burstiness == 1.0 => Arrivals::Poisson { rate },
             (None, Some(rate)) => {
@@ -105,10 +109,11 @@ impl Traffic {
             }
             (None, None) => bail!("--request-rate says how many requests come per second"),
         };
-        let count = args.num_prompts.unwrap_or_else(|| match (args.max_concurrency, rate) {
-            (None, Some(rate)) => count(rate * args.duration),
-            (users, _) => 50 * users.unwrap_or(1),
-        });
+        let count = match (args.num_prompts, users, rate) {
+            (Some(count), ..) => usize::try_from(count)?,
+            (None, None, Some(rate)) => count(rate * args.duration),
+            (None, users, _) => 50 * users.unwrap_or(1),
+        };
         ensure!(count <= MOST_REQUESTS, "{count} requests are more than {MOST_REQUESTS}");
         let content = match (args.chat, args.shared_prefix) {
             (true, _) => Content::Chat,
@@ -156,6 +161,8 @@ fn lengths(text: &str) -> Result<Lengths> {
         _ => {}
     }
     if let Ok(fixed) = args::lengths(text) {
+        let longest = fixed.prompt.max(fixed.output);
+        ensure!(longest <= MOST_TOKENS, "--dataset {text}: at most {MOST_TOKENS} tokens");
         return Ok(Lengths::Fixed(fixed.prompt, fixed.output));
     }
     let listed = trace::read_text(Path::new(text), MOST_BYTES)
@@ -166,4 +173,37 @@ fn lengths(text: &str) -> Result<Lengths> {
             )
         })?;
     Ok(Lengths::Listed(listed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn read(flags: &str) -> Result<Workload> {
+        let words = ["folio", "simulate"].into_iter().chain(flags.split_whitespace());
+        let Some(Command::Simulate(args)) = Cli::try_parse_from(words)?.command else {
+            bail!("another command")
+        };
+        let traffic = Traffic::read(&args.traffic)?;
+        traffic.at(traffic.rate())
+    }
+
+    #[test]
+    fn traffic_is_something_and_bounded() {
+        assert_eq!(read("--max-concurrency 3").unwrap().requests.len(), 150);
+        assert_eq!(read("--num-prompts 2 --dataset 5,6").unwrap().requests[1].output, 6);
+        for (flags, said) in [
+            ("--max-concurrency 0", "--max-concurrency"),
+            ("--max-concurrency 1000000", "more than"),
+            ("--num-prompts 0", "--num-prompts"),
+            ("--dataset 4000000000,4", "--dataset"),
+            ("--shared-prefix 4294967295", "--shared-prefix"),
+            ("--request-rate nan", "rate"),
+        ] {
+            let problem = format!("{:#}", read(flags).unwrap_err());
+            assert!(problem.contains(said), "{flags}: {problem}");
+        }
+    }
 }

@@ -62,11 +62,17 @@ pub(crate) fn choose(
             sum: beam.sum + f64::from(logprob),
         }));
     }
-    all.sort_by(|a, b| {
+    let order = |a: &Continuation, b: &Continuation| {
         b.sum.total_cmp(&a.sum).then(a.parent.cmp(&b.parent)).then(a.token.cmp(&b.token))
-    });
+    };
+    // There may be as many times more than are looked at as there are beams.
+    if keep < all.len() {
+        all.select_nth_unstable_by(keep, order);
+        all.truncate(keep);
+    }
+    all.sort_unstable_by(order);
     let mut choice = Choice::default();
-    for (rank, continuation) in all.into_iter().take(keep).enumerate() {
+    for (rank, continuation) in all.into_iter().enumerate() {
         match ends(&continuation) {
             Some(finish) if rank < width => choice.finished.push((continuation, finish)),
             Some(_) => {}

@@ -311,9 +311,7 @@ impl Decoding {
                 Ok(Self::Sample { best_of })
             };
         }
-        // A search over fewer tokens than beams could end with fewer hypotheses than it is to return.
-        let most = limits.max_n.min(limits.vocab);
-        let width = optional("beam_width", asked.beam_width, 1, most)?;
+        let width = optional("beam_width", asked.beam_width, 1, limits.max_n)?;
         if let (Some(width), Some(best_of)) = (width, best_of)
             && width != best_of
         {
@@ -321,10 +319,19 @@ impl Decoding {
                 format!("is another name of beam_width, but they are {best_of} and {width}");
             return Err(bad("best_of", problem));
         }
-        let field = if width.is_some() { "beam_width" } else { "best_of" };
-        let width = width.or(best_of).unwrap_or(n);
+        let (field, width) = match (width, best_of) {
+            (Some(width), _) => ("beam_width", width),
+            (None, Some(width)) => ("best_of", width),
+            (None, None) => ("n", n),
+        };
         if width < n {
             return Err(bad(field, format!("must be at least n, which is {n}, not {width}")));
+        }
+        // A search over fewer tokens than beams could end with fewer hypotheses than it is to return.
+        if width > limits.vocab {
+            let most = limits.vocab;
+            let problem = format!("must be at most {most}, the number of tokens, not {width}");
+            return Err(bad(field, problem));
         }
         Ok(Self::Beam(Beams {
             width,

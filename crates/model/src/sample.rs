@@ -93,21 +93,29 @@ pub fn score(isa: Isa, row: &[f32], token: Token, alternatives: usize) -> Score 
     Score { logprob: logprob(token.index()), top }
 }
 
-/// The `count` best of `row`, best first.
+/// The `count` best of `row`, best first. Takes time in proportion to the row, however many are wanted.
 fn best(row: &[f32], count: usize) -> Vec<Candidate> {
-    let mut best: Vec<Candidate> = Vec::with_capacity(count.min(row.len()) + 1);
+    let count = count.min(row.len());
     if count == 0 {
-        return best;
+        return Vec::new();
     }
+    let mut best: Vec<Candidate> = Vec::with_capacity(2 * count);
+    let mut least = Candidate(0);
     for (id, &logit) in (0..).zip(row) {
         let candidate = Candidate::new(logit, id);
-        if best.len() == count && best.last().is_some_and(|&worst| candidate < worst) {
+        if candidate < least {
             continue;
         }
-        let place = best.partition_point(|&other| other > candidate);
-        best.insert(place, candidate);
-        best.truncate(count);
+        best.push(candidate);
+        // Twice as many as are wanted: the lesser half goes at once.
+        if best.len() == 2 * count {
+            let (_, worst, _) = best.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
+            least = *worst;
+            best.truncate(count);
+        }
     }
+    best.sort_unstable_by(|a, b| b.cmp(a));
+    best.truncate(count);
     best
 }
 

@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 const RESPONSES: &str = "/v1/responses";
 const MESSAGES: &str = "/v1/messages";
 
-/// The events of a stream whose events have names: each name must be its event's type.
+/// The events of a stream whose events have names: each name must be its event's type. Comments keep the connection alive.
 fn named(answer: &Answer) -> Vec<Value> {
     let mut events = Vec::new();
-    for block in answer.body.split("\n\n").filter(|block| !block.is_empty()) {
+    for block in
+        answer.body.split("\n\n").filter(|block| !block.is_empty() && !block.starts_with(':'))
+    {
         let (name, data) = block.split_once('\n').unwrap_or_else(|| panic!("{block}"));
         let data: Value =
             serde_json::from_str(data.strip_prefix("data: ").expect("data")).expect("JSON");

@@ -196,6 +196,28 @@ async fn a_last_message_can_be_continued_and_repeated() {
     server.stop().await;
 }
 
+/// What the template writes after the last message may have the same letters.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continued_prompt_ends_with_the_last_message_and_nothing_after_it() {
+    let server = Server::start().await;
+    for text in ["<", "end", "|>", "<|end", "One, two"] {
+        let messages =
+            json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]);
+        let body = json!({"messages": messages, "continue_final_message": true});
+        let whole = format!("<|start|>user: Hi<|end|><|start|>assistant: {text}");
+        let plain = json!({"prompt": whole, "add_special_tokens": false});
+        let shown = post(server.address, "/tokenize", &body).await;
+        let wanted = post(server.address, "/tokenize", &plain).await;
+        assert_eq!(shown.json()["tokens"], wanted.json()["tokens"], "{text}");
+    }
+    let nothing = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}]);
+    let body = json!({"messages": nothing, "max_tokens": 5});
+    let refusal = post(server.address, "/v1/messages", &body).await;
+    let message = refusal.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(refusal.status == 400 && message.starts_with("messages "), "{message}");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_can_come_with_every_chunk() {
     let server = Server::start().await;
@@ -232,6 +254,21 @@ async fn answers_are_as_long_as_the_models_makers_say() {
         let answer = post(server.address, path, &body).await;
         assert_eq!(answer.json()["usage"][field], tokens, "{path} {body}: {}", answer.body);
     }
+    server.stop().await;
+}
+
+/// Nobody is refused for a length that he did not ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_makers_limit_gives_way_where_many_choices_share_the_memory() {
+    let most = GenerationDefaults { max_new_tokens: Some(200), ..GenerationDefaults::default() };
+    let server = Server::with(Setup { defaults: most, blocks: 100, ..Setup::default() }).await;
+    let body = json!({"messages": [{"role": "user", "content": "Hi"}], "n": 8});
+    let answer = post(server.address, CHAT, &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let reasons = answer.json()["choices"]
+        .as_array()
+        .map(|choices| choices.iter().filter(|choice| choice["finish_reason"] == "length").count());
+    assert_eq!(reasons, Some(8), "{}", answer.body);
     server.stop().await;
 }
 

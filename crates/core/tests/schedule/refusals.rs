@@ -3,6 +3,7 @@
 use expect_test::expect;
 use folio_core::ids::{GroupId, Tick, Token};
 use folio_core::kv::{Config, KvMemory, Manager};
+use folio_core::params::{ParamLimits, Params, Requested};
 use folio_core::schedule::{Admission, Job, Limits, Reject, Scheduler};
 use proptest::prelude::*;
 
@@ -20,6 +21,25 @@ const CONFIG: Config = Config { block_size: 4, capacity: 6, prefix_caching: true
 
 fn server() -> Server {
     Server::new(LIMITS, CONFIG)
+}
+
+/// However the width is spelled: a search over fewer tokens could find less than it is to return.
+#[test]
+fn a_search_is_no_wider_than_the_vocabulary() {
+    let limits = ParamLimits { max_n: 64, ..ParamLimits::plain(8, Vec::new()) };
+    let parse = |n, best_of, beam_width| {
+        let asked = Requested { n, best_of, beam_width, ..Requested::default() };
+        Params::parse(&Requested { use_beam_search: true, ..asked }, &limits, 0)
+    };
+    assert_eq!(parse(Some(8), None, None).map(|params| params.width()), Ok(8));
+    for (n, best_of, beam_width, field) in [
+        (None, None, Some(9), "beam_width"),
+        (None, Some(9), None, "best_of"),
+        (Some(9), None, None, "n"),
+    ] {
+        let problem = parse(n, best_of, beam_width).unwrap_err();
+        assert_eq!(problem.field, field, "{problem:?}");
+    }
 }
 
 #[test]

@@ -60,9 +60,14 @@ pub fn convert(
         let problem = "is there already; choose a new folder, or remove it first";
         return Err(ModelError::file(&shown, problem));
     }
-    let mut partial = out.as_os_str().to_owned();
+    let name = out.file_name().ok_or_else(|| {
+        ModelError::file(&shown, "is not the name of a folder to be made; choose another")
+    })?;
+    // What ends in a slash, too, is the name of the folder and not of something in it.
+    let out = out.with_file_name(name);
+    let mut partial = name.to_owned();
     partial.push(format!(".partial-{}", std::process::id()));
-    let partial = Partial(PathBuf::from(partial));
+    let partial = Partial(out.with_file_name(partial));
     let failed = |e: io::Error| ModelError::file(&shown, format!("cannot be written: {e}"));
     fs::create_dir_all(&partial.0).map_err(failed)?;
     copy_small_files(checkpoint, &partial.0, &failed)?;

@@ -13,7 +13,8 @@ pub(crate) const FILE: &str = "GGUF metadata";
 /// Messages repeat keys. The format allows 64 KiB; no key that anybody writes has a hundred bytes.
 const MOST_KEY_BYTES: usize = 1 << 10;
 const MOST_TEXT_BYTES: usize = 64 << 20;
-const MOST_ITEMS: usize = 1 << 24;
+/// In all lists together: a number takes up to sixteen times its bytes in the file. The largest vocabularies need a million.
+const MOST_ITEMS: usize = 1 << 22;
 const MOST_VALUES: usize = 1 << 16;
 /// A key's length, a value's kind, and a byte.
 const LEAST_VALUE_BYTES: usize = 8 + 4 + 1;
@@ -39,10 +40,11 @@ pub struct Metadata {
 impl Metadata {
     pub(super) fn read(cursor: &mut Cursor<'_>, count: usize) -> Result<Self, ModelError> {
         let mut items = FxHashMap::default();
+        let mut room = MOST_ITEMS;
         for _ in 0..count {
             let key = cursor.text("a metadata key", MOST_KEY_BYTES)?;
             let kind = cursor.u32()?;
-            let item = read_item(cursor, key, kind)?;
+            let item = read_item(cursor, key, kind, &mut room)?;
             if items.insert(key.to_owned(), item).is_some() {
                 return Err(bad(key, "is there twice"));
             }
@@ -174,23 +176,30 @@ fn float(x: f64) -> Json {
     Number::from_f64(x).map_or_else(|| Json::String(x.to_string()), Json::Number)
 }
 
-fn read_item(cursor: &mut Cursor<'_>, key: &str, kind: u32) -> Result<Item, ModelError> {
+fn read_item(
+    cursor: &mut Cursor<'_>,
+    key: &str,
+    kind: u32,
+    room: &mut usize,
+) -> Result<Item, ModelError> {
     const TEXT: u32 = 8;
     const LIST: u32 = 9;
     match kind {
         TEXT => Ok(Item::Text(cursor.text(&format!("`{key}`"), MOST_TEXT_BYTES)?.to_owned())),
-        LIST => read_list(cursor, key),
+        LIST => read_list(cursor, key, room),
         _ => read_number(cursor, key, kind),
     }
 }
 
-fn read_list(cursor: &mut Cursor<'_>, key: &str) -> Result<Item, ModelError> {
+/// A list of at most `room` items, which it takes from there.
+fn read_list(cursor: &mut Cursor<'_>, key: &str, room: &mut usize) -> Result<Item, ModelError> {
     let kind = cursor.u32()?;
     if kind == 9 {
         return Err(bad(key, "is a list of lists, which is not supported"));
     }
     if kind == 8 {
-        let count = cursor.count(&format!("texts of `{key}`"), 8, MOST_ITEMS)?;
+        let count = cursor.count(&format!("texts of `{key}`"), 8, *room)?;
+        *room -= count;
         let mut texts = Vec::new();
         for _ in 0..count {
             texts.push(cursor.text(&format!("a text of `{key}`"), MOST_TEXT_BYTES)?.to_owned());
@@ -198,7 +207,8 @@ fn read_list(cursor: &mut Cursor<'_>, key: &str) -> Result<Item, ModelError> {
         return Ok(Item::Texts(texts));
     }
     let size = number_bytes(kind).ok_or_else(|| unknown(key, kind))?;
-    let count = cursor.count(&format!("numbers of `{key}`"), size, MOST_ITEMS)?;
+    let count = cursor.count(&format!("numbers of `{key}`"), size, *room)?;
+    *room -= count;
     let (mut wholes, mut floats) = (Vec::new(), Vec::new());
     for _ in 0..count {
         match read_number(cursor, key, kind)? {

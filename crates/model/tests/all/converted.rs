@@ -87,6 +87,22 @@ fn every_family_gives_the_same_bits() {
     }
 }
 
+/// However the new folder is written; nothing else is left beside it.
+#[test]
+fn a_folder_may_be_named_with_a_slash() {
+    let parent = Folder::new("slash");
+    fs::create_dir_all(&parent.0).unwrap();
+    for name in ["plain", "slash/", "dot/."] {
+        let out = parent.0.join(name);
+        convert(&open(&zoo("gpt2")), &conversion(None, None), &out, &mut |_| {}).unwrap();
+        assert!(out.join(FILE).is_file(), "{name}");
+    }
+    assert_eq!(fs::read_dir(&parent.0).unwrap().count(), 3);
+    let nameless =
+        convert(&open(&zoo("gpt2")), &conversion(None, None), Path::new(".."), &mut |_| {});
+    assert!(nameless.is_err());
+}
+
 #[test]
 fn every_kind_of_weights_gives_the_same_bits() {
     let kinds = [

@@ -149,6 +149,14 @@ fn headers_that_promise_what_is_not_there() {
     assert_refused(&list(8, u64::MAX), &["promises", "`x`"]);
     assert_refused(&list(10, 1 << 61), &["promises", "`x`"]);
     assert_refused(&list(99, 0), &["`x`", "unknown kind, number 99"]);
+    // Two lists of bytes, each of which alone could be read.
+    let many =
+        [0_u32.to_le_bytes().to_vec(), (3_u64 << 20).to_le_bytes().to_vec(), vec![0; 3 << 20]];
+    let mut file = tiny(8, 8, false);
+    for key in ["x", "y"] {
+        file.set(key, Value::Any(9, many.concat()));
+    }
+    assert_refused(&file, &["promises", "`y`", "at most 1048576 are read"]);
     let mut file = tiny(8, 8, false);
     file.set("x", Value::Any(13, Vec::new()));
     assert_refused(&file, &["`x`", "unknown kind, number 13"]);

@@ -275,6 +275,19 @@ fn log_probabilities_are_the_models_own() {
     assert_eq!(drawn.score, None);
 }
 
+proptest! {
+    #[test]
+    fn alternatives_are_the_best_in_order_however_many(
+        row in proptest::collection::vec((-3..4_i8).prop_map(f32::from), 1..200), count in 0..220_usize,
+    ) {
+        let mut ids: Vec<usize> = (0..row.len()).collect();
+        ids.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+        ids.truncate(count);
+        let top = score(Isa::detect(), &row, Token(0), count).top;
+        prop_assert_eq!(top.iter().map(|(token, _)| token.index()).collect::<Vec<_>>(), ids);
+    }
+}
+
 #[test]
 fn logits_that_are_not_finite_are_a_fault() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

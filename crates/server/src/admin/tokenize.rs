@@ -95,7 +95,7 @@ pub(crate) async fn tokenize(
             let prompt_end = PromptEnd::new(add_generation_prompt, continue_final_message)?;
             let (tools, variables) = (tools_shown(tools)?, variables(chat_template_kwargs)?);
             let spoken = Spoken { messages, tools, variables, prompt_end };
-            on_text_thread(&app, move |served| tokens_of(served, &spoken, special, "messages"))
+            on_text_thread(&app, move |served| tokens_of(served, spoken, special, "messages"))
                 .await?
         }
     };

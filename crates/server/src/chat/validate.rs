@@ -10,7 +10,7 @@ use super::types::{
 use crate::auth::Caller;
 use crate::conversation::Spoken;
 use crate::conversation::dialogue::{Arguments, EarlierCall};
-use crate::conversation::ending::{PromptEnd, last_text};
+use crate::conversation::ending::{PromptEnd, last_answer};
 use crate::conversation::tools::{Answering, plan};
 use crate::error::{ApiError, quote};
 use crate::request::common::{self, Common, Dialect, Groups};
@@ -83,7 +83,7 @@ pub(crate) fn validate(
     };
     let common = common::validate(groups, dialect, served, caller)?;
     let messages = conversation(messages.unwrap_or_default())?;
-    let opening = last_text(&messages, Some("assistant")).filter(|_| echo == Some(true));
+    let opening = last_answer(&messages).filter(|_| echo == Some(true));
     let wanted = wanted(structured, &common.params)?;
     let opening = opening.unwrap_or_default().to_owned();
     let (tools, answering) = plan(asked(tools, wanted)?, &common.params, served)?;

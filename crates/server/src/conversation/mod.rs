@@ -32,22 +32,23 @@ pub(crate) struct Spoken {
 /// 400 when there is no template, or when it refuses the messages; it names `field`.
 pub(crate) fn tokens_of(
     served: &Served,
-    spoken: &Spoken,
+    spoken: Spoken,
     add_special_tokens: bool,
     field: &'static str,
 ) -> Result<Vec<Token>, ApiError> {
-    let Spoken { messages, tools, variables, prompt_end } = spoken;
+    let Spoken { mut messages, tools, variables, prompt_end } = spoken;
     let Some(template) = &served.texts.template else {
         return Err(ApiError::bad_request(
             "the model has no chat template; write the prompt yourself and send it to /v1/completions",
         ));
     };
+    prompt_end.mark(&mut messages, field)?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let input = RenderInput {
-        messages,
-        add_generation_prompt: *prompt_end == PromptEnd::Answer,
+        messages: &messages,
+        add_generation_prompt: prompt_end == PromptEnd::Answer,
         tools: tools.as_ref(),
-        extra: Some(variables),
+        extra: Some(&variables),
         now: DateTime::from_unix_seconds(i64::try_from(since.as_secs()).unwrap_or(0)),
         max_output: served.texts.tokenizer.max_bytes(),
     };
@@ -58,6 +59,6 @@ pub(crate) fn tokens_of(
         }
         refused => ApiError::bad_request(refused.to_string()).with_param(field),
     })?;
-    prompt_end.cut(&mut text, messages)?;
+    prompt_end.cut(&mut text, field)?;
     encode(served, &text, add_special_tokens, field)
 }

@@ -1,6 +1,6 @@
 //! From a conversation to a request inside the engine: the part that every endpoint with messages shares.
 
-use folio_core::schedule::Job;
+use folio_core::schedule::{Job, Reject};
 
 use super::tools::Answering;
 use super::{Spoken, tokens_of};
@@ -68,7 +68,7 @@ pub(crate) async fn start(
     common.output.skip_special_tokens &= !reading.needs_special_tokens();
     let truncation = common.truncation;
     let (prompt, reading, constraint) = on_text_thread(app, move |served| {
-        let mut prompt = tokens_of(served, &spoken, special, field)?;
+        let mut prompt = tokens_of(served, spoken, special, field)?;
         truncate(&mut prompt, truncation);
         let reading = reading.after(served, &prompt);
         let (wanted, thinking) = (wanted.as_ref(), reading.thinking());
@@ -78,14 +78,19 @@ pub(crate) async fn start(
     .await?;
     let mut rendering = Rendering::new(&app.served, &common);
     rendering.reading = reading;
-    if common.params.max_tokens.is_none() {
-        common.params.max_tokens = recommended_length(&app.served, &common, prompt.len());
-    }
+    let recommended = recommended_length(&app.served, &common, prompt.len());
     let heading = Heading::new(names.id, common.model, &app.served);
     let report = Report::new(heading.id.clone(), &parts, names.endpoint, arrival);
     let fields = names.fields;
     let setting = Setting { ticket, rendering: rendering.clone(), fields, report, constraint };
-    let job = Job::new(prompt, common.params, common.salt);
+    let mut job = Job::new(prompt, common.params, common.salt);
+    if job.params.max_tokens.is_none() {
+        job.params.max_tokens = recommended;
+        // So many choices of that length may be more than the memory holds; then as much as it holds is what is left to want.
+        if let Err(Reject::NeverFits { .. }) = app.engine.admission().check(&job) {
+            job.params.max_tokens = None;
+        }
+    }
     let run = Run::start(app, vec![Order { job, offset: 0 }], setting)?;
     Ok(Begun { run, heading, rendering })
 }

@@ -76,6 +76,6 @@ async fn counted(app: &App, request: Request) -> Result<Response, ApiError> {
     let body: CountBody = read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
     let spoken = countable(body, &app.served)?;
     let tokens =
-        on_text_thread(app, move |served| tokens_of(served, &spoken, false, "messages")).await?;
+        on_text_thread(app, move |served| tokens_of(served, spoken, false, "messages")).await?;
     Ok(json(json!({ "input_tokens": tokens.len() }).to_string()))
 }

@@ -20,7 +20,7 @@ use serde::Serialize;
 pub use arrivals::Arrivals;
 pub use generate::{Content, Recipe};
 pub use lengths::Lengths;
-pub use trace::{BadTrace, MOST_TOKENS_IN_TRACE, lengths_from_csv, parse};
+pub use trace::{BadTrace, MOST_TOKENS, MOST_TOKENS_IN_TRACE, lengths_from_csv, parse};
 
 use std::collections::VecDeque;
 

@@ -14,8 +14,8 @@ use crate::random::scramble;
 
 /// Most prompt tokens in all; they are held in memory when their requests come.
 pub const MOST_TOKENS_IN_TRACE: u64 = 1 << 30;
-/// The longest prompt or output.
-const MOST_TOKENS: u32 = 1 << 24;
+/// The longest prompt or output of any workload: prompts are held in memory when their requests come.
+pub const MOST_TOKENS: u32 = 1 << 24;
 /// Blocks that Mooncake's hash ids stand for.
 const MOONCAKE_BLOCK: u32 = 512;
 

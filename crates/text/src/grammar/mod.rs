@@ -327,13 +327,6 @@ impl Matcher {
         taken.map_err(|error| GrammarError::Broken { detail: words(&error) })
     }
 
-    /// Whether the text so far is complete, though more may follow.
-    #[must_use]
-    pub fn is_complete(&mut self) -> bool {
-        let matcher = self.matcher();
-        matcher.is_stopped() || matcher.is_accepting().unwrap_or(false)
-    }
-
     /// The same for another sequence that begins alike. They share nothing.
     #[must_use]
     pub fn fork(&self) -> Self {
