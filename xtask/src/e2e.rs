@@ -29,8 +29,8 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 /// A virtual environment with as many of the packages as there are.
 fn python(root: &Path) -> Result<PathBuf> {
     let folder = target(root).join("venv-e2e");
-    let python = folder.join("bin/python");
-    if !python.exists() {
+    let (python, uv) = (folder.join("bin/python"), folder.join("bin/uv"));
+    if !uv.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
         // pip takes an hour to find versions of LiteLLM's dependencies that agree, uv seconds.
         run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "uv"]))?;
@@ -38,7 +38,7 @@ fn python(root: &Path) -> Result<PathBuf> {
     let list = fs::read_to_string(root.join("tests/e2e/requirements.txt"))
         .context("tests/e2e/requirements.txt")?;
     for package in list.lines() {
-        let mut install = Command::new(folder.join("bin/uv"));
+        let mut install = Command::new(&uv);
         install.args(["pip", "install", "--quiet", "--python"]).arg(&python).arg(package);
         if run(&mut install).is_err() {
             eprintln!("{package} cannot be installed: its tests are skipped");

@@ -52,14 +52,16 @@ pub fn devices() -> Result<Vec<Device>, ProbeError> {
     // SAFETY: loading the vendor's driver runs its initialisers; that is the documented way to reach it, and it happens
     // once, from the main thread, before any other thread uses the library.
     let library = unsafe { Library::new("libcuda.so.1") }.map_err(|_| ProbeError::NoDriver)?;
-    let init: Symbol<'_, Init> = function(&library, "cuInit")?;
-    let get_count: Symbol<'_, GetCount> = function(&library, "cuDeviceGetCount")?;
+    // The driver starts threads that never end: once initialised it must not be unloaded.
+    let library = Box::leak(Box::new(library));
+    let init: Symbol<'_, Init> = function(library, "cuInit")?;
+    let get_count: Symbol<'_, GetCount> = function(library, "cuDeviceGetCount")?;
     // SAFETY: cuInit takes flags that must be 0.
     checked("cuInit", unsafe { init(0) })?;
     let mut count = 0;
     // SAFETY: the driver writes one int.
     checked("cuDeviceGetCount", unsafe { get_count(&raw mut count) })?;
-    (0..count).map(|ordinal| device(&library, ordinal)).collect()
+    (0..count).map(|ordinal| device(library, ordinal)).collect()
 }
 
 fn device(library: &Library, ordinal: c_int) -> Result<Device, ProbeError> {
