@@ -52,7 +52,7 @@ pub fn devices() -> Result<Vec<Device>, ProbeError> {
     // SAFETY: loading the vendor's driver runs its initialisers; that is the documented way to reach it, and it happens
     // once, from the main thread, before any other thread uses the library.
     let library = unsafe { Library::new("libcuda.so.1") }.map_err(|_| ProbeError::NoDriver)?;
-    // The driver starts threads that never end: once initialised it must not be unloaded.
+    // Once initialised it stays: unloading a driver whose threads may still run is asking for a crash.
     let library = Box::leak(Box::new(library));
     let init: Symbol<'_, Init> = function(library, "cuInit")?;
     let get_count: Symbol<'_, GetCount> = function(library, "cuDeviceGetCount")?;
