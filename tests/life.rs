@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use common::Server;
 use serde_json::json;
@@ -126,4 +127,37 @@ fn chat_and_complete_answer_on_the_terminal() {
         "Once upon a time",
     ]);
     assert!(story.starts_with("Once upon a time") && story.len() > 30, "{story}");
+}
+
+/// Standard output and error of a command that is handed `lines`.
+fn piped(arguments: &[&str], lines: &str) -> (String, String) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut input = process.stdin.take().expect("its input");
+    input.write_all(lines.as_bytes()).expect("it reads");
+    drop(input);
+    let output = process.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_line_that_is_refused_has_not_been_said() {
+    let chat = ["chat", "--temperature", "0", "--max-tokens", "8"];
+    let long = "cat ".repeat(600);
+    let (alone, said) = piped(&chat, "Hi\nWho are you?\n");
+    assert!(said.is_empty(), "{said}");
+    let (with_long, said) = piped(&chat, &format!("Hi\n{long}\nWho are you?\n"));
+    assert_eq!(with_long, alone);
+    assert!(said.contains("the context is 512"), "{said}");
+    // Continuations begin with the line.
+    let (continued, said) = piped(&["complete", "--max-tokens", "1"], &format!("{long}\nOnce\n"));
+    assert!(said.contains("the context is 512"), "{said}");
+    assert_eq!(continued.lines().count(), 2);
 }

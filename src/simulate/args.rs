@@ -43,7 +43,7 @@ pub(crate) struct SimulateArgs {
     pub(crate) gpu_memory_utilization: f64,
 
     /// Blocks of the KV cache; default: what weights and activations leave of the memory
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) num_gpu_blocks_override: Option<u32>,
 
     /// How KV memory is given out: paged, orca-oracle, orca-pow2, orca-max, static
