@@ -79,9 +79,11 @@ struct Unfinished {
 
 impl Unfinished {
     fn new(out: &Path) -> io::Result<Self> {
+        // Without a slash or dot at the end, which not every call understands of a folder that is not there.
+        let out: PathBuf = out.components().collect();
         let made = !out.exists();
-        fs::create_dir_all(out)?;
-        let unfinished = Self { out: out.to_owned(), partial: out.join(".partial"), made };
+        fs::create_dir_all(&out)?;
+        let unfinished = Self { partial: out.join(".partial"), out, made };
         fs::create_dir(&unfinished.partial)?;
         Ok(unfinished)
     }
