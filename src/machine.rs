@@ -53,8 +53,9 @@ const VERSIONS: [Version; 2] = [
 /// `/proc/self/cgroup` says. `None` without a limit.
 fn group_available(root: &Path, own: &str) -> Option<u64> {
     let of = |version: &Version| {
-        let own = own.lines().filter_map(|line| line.split_once(':')?.1.strip_prefix(version.line));
-        let own = own.last().unwrap_or_default().trim_start_matches('/').to_owned();
+        let mut lines = own.lines().filter_map(|line| line.split_once(':'));
+        let own = lines.find_map(|(_, line)| line.strip_prefix(version.line));
+        let own = own.unwrap_or_default().trim_start_matches('/').to_owned();
         let root = root.join(version.folder);
         let group = root.join(own);
         let around = group.ancestors().take_while(|group| group.starts_with(&root));

@@ -128,10 +128,10 @@ pub(crate) fn warn_of_variables() {
 
 /// The command line, or the end of the process with what is wrong with it.
 pub(crate) fn parse() -> Cli {
-    read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
+    read(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_else(|error| error.exit())
 }
 
-fn read(typed: Vec<OsString>) -> Result<Cli, clap::Error> {
+fn read(typed: &[OsString]) -> Result<Cli, clap::Error> {
     let mut command = negatives_are_values(Cli::command());
     if let Some(word) = typed.get(1).and_then(|word| word.to_str())
         && is_nothing(&command, word)
@@ -143,9 +143,9 @@ fn read(typed: Vec<OsString>) -> Result<Cli, clap::Error> {
         );
         return Err(command.error(ErrorKind::InvalidSubcommand, problem));
     }
-    let matches = command.try_get_matches_from_mut(&typed);
+    let matches = command.try_get_matches_from_mut(typed);
     let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
-    cli.map_err(|error| explain(error, &command, &typed))
+    cli.map_err(|error| explain(error, &command, typed))
 }
 
 /// Whether a first word can be no command and no model.
@@ -248,7 +248,7 @@ mod tests {
 
     fn refusal(line: &str) -> String {
         let words = std::iter::once("folio").chain(line.split_whitespace());
-        read(words.map(OsString::from).collect()).expect_err(line).to_string()
+        read(&words.map(OsString::from).collect::<Vec<_>>()).expect_err(line).to_string()
     }
 
     #[test]
