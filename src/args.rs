@@ -19,6 +19,7 @@ use crate::convert::ConvertArgs;
 use crate::hub::PullArgs;
 use crate::plan::PlanArgs;
 use crate::simulate::SimulateArgs;
+use crate::typed;
 
 /// Serves large language models from paged memory.
 #[derive(Debug, Parser)]
@@ -159,7 +160,7 @@ pub(crate) struct ServeArgs {
     pub(crate) model: ModelArgs,
 
     /// Address to listen on; 0.0.0.0 opens the server to the network
-    #[arg(long, default_value = "127.0.0.1")]
+    #[arg(long, default_value = "127.0.0.1", value_parser = typed::host)]
     pub(crate) host: IpAddr,
 
     /// Port to listen on; 0 picks a free one
@@ -167,7 +168,7 @@ pub(crate) struct ServeArgs {
     pub(crate) port: u16,
 
     /// Name(s) the model answers to; default: the folder's name
-    #[arg(long, value_name = "NAME", num_args = 1..)]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = typed::model_name)]
     pub(crate) served_model_name: Vec<String>,
 
     /// Most requests waiting for their turn; more are answered with 429
@@ -386,12 +387,14 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         ("MiB", KIB * KIB),
         ("GiB", KIB * KIB * KIB),
         ("TiB", KIB * KIB * KIB * KIB),
+        ("T", KIB * KIB * KIB * KIB),
         ("K", KIB),
         ("M", KIB * KIB),
         ("G", KIB * KIB * KIB),
         ("k", 1e3),
         ("m", 1e6),
         ("g", 1e9),
+        ("t", 1e12),
     ];
     scaled(text, &units).and_then(|v| if v > 0 { Ok(v) } else { Err("must be above 0".to_owned()) })
 }

@@ -1,14 +1,19 @@
 //! `folio convert`: weights packed once and for all, so that the next start maps them.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use folio_model::{Checkpoint, Conversion, ModelSource, Quantization};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{self, Dtype};
-use crate::log::say;
+use crate::log::{say, shell_word};
 use crate::{hub, machine, settings};
 
 #[derive(Args, Clone, Debug)]
@@ -52,12 +57,44 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
         .with_context(|| format!("cannot convert {}", args.model.display()))?;
     let style = ProgressStyle::with_template("converting {bar:32} {bytes}/{total_bytes}  {eta}")?;
     let bar = ProgressBar::new(0).with_style(style);
+    let stopped = stop_flag().context("cannot catch signals")?;
     let done = folio_model::convert(&checkpoint, &conversion, &args.out, &mut |progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
+        if stopped.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     bar.finish_and_clear();
     done.with_context(|| format!("cannot convert {}", args.model.display()))?;
-    say!("converted; try: folio serve {}", args.out.display());
+    say!("converted; try: folio serve {}", shell_word(&args.out.display().to_string()));
     Ok(())
+}
+
+/// A flag that the first SIGINT or SIGTERM raises, so that what has been written so far is removed. A second one ends the process.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    let stopped = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stopped);
+    let watch = move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(1);
+                }
+            }
+        });
+    };
+    thread::Builder::new().name("folio-signals".to_owned()).spawn(watch)?;
+    Ok(stopped)
 }

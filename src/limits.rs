@@ -135,11 +135,41 @@ impl HttpArgs {
         }
     }
 
+    /// The origins, which may also be given as vLLM is given them: as a JSON list.
+    ///
+    /// # Errors
+    /// Names the first that no browser would send.
+    pub(crate) fn origins(&self) -> Result<Vec<String>> {
+        let mut origins = Vec::new();
+        for given in &self.allowed_origins {
+            if given.starts_with('[') {
+                let list: Vec<String> = serde_json::from_str(given)
+                    .with_context(|| format!("--allowed-origins {given} is not a JSON list"))?;
+                origins.extend(list);
+            } else {
+                origins.push(given.clone());
+            }
+        }
+        for origin in &mut origins {
+            ensure!(
+                is_origin(origin),
+                "--allowed-origins {origin:?} is not what browsers send, which is like https://chat.example.org:8080 without \
+                 a path; * allows all"
+            );
+            origin.make_ascii_lowercase();
+        }
+        Ok(origins)
+    }
+
     /// `given`, and those of the file.
     ///
     /// # Errors
-    /// Names the file when it cannot be read or has no key.
+    /// Names the file when it cannot be read or has no key, and keys that are none.
     pub(crate) fn keys(&self, mut given: Vec<String>) -> Result<Vec<String>> {
+        ensure!(
+            !given.iter().any(String::is_empty),
+            "--api-key is empty; leave it out, and unset VLLM_API_KEY, for a server that is open to all"
+        );
         if let Some(file) = &self.api_key_file {
             given.extend(
                 keys_of(file).with_context(|| format!("--api-key-file {}", file.display()))?,
@@ -149,9 +179,18 @@ impl HttpArgs {
     }
 }
 
+/// `*`, `null`, or a scheme and a host.
+fn is_origin(text: &str) -> bool {
+    let host = text.split_once("://").filter(|(scheme, _)| !scheme.is_empty());
+    let plain = |c: char| c.is_ascii_graphic() && !"/*?#@\\,\"'".contains(c);
+    ["*", "null"].contains(&text)
+        || host.is_some_and(|(_, host)| !host.is_empty() && host.chars().all(plain))
+}
+
 fn keys_of(file: &Path) -> Result<Vec<String>> {
     let text = read_text(file, MOST_KEY_BYTES)?;
-    let lines = text.lines().map(str::trim);
+    // Editors on Windows begin files with a mark that nobody sees.
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
     let keys: Vec<String> = lines
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(str::to_owned)
@@ -174,6 +213,25 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn origins_are_those_of_browsers() {
+        for good in
+            ["*", "null", "http://localhost:3000", "https://[::1]", "chrome-extension://abc"]
+        {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost:3000",
+            "https://",
+            "https://a/",
+            "https://*.a.org",
+            "http://a, http://b",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn times_are_bounded() {

@@ -30,6 +30,15 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+/// `text` as one word of a command that can be copied to a shell.
+pub(crate) fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 enum Message {
     Line(Vec<u8>),
     End,

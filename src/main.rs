@@ -12,6 +12,7 @@ mod limits;
 mod log;
 mod machine;
 mod operations;
+mod output;
 mod pins;
 mod plan;
 mod serve;
@@ -24,18 +25,17 @@ mod startup;
 mod tables;
 mod terminal;
 mod trace;
+mod typed;
 mod vocabulary;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::args::{Cli, Command};
+use crate::args::Command;
 use crate::limits::LogFormat;
 use crate::log::Log;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = typed::parse();
     let format = match &cli.command {
         None => cli.serve.http.log_format,
         Some(Command::Serve(args)) => args.http.log_format,

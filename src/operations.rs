@@ -22,7 +22,7 @@ pub(crate) struct OperationsArgs {
     ssl_ca_certs: Option<PathBuf>,
 
     /// Whether clients show a certificate: 0 no, 1 if they have one, 2 they must
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2), requires = "ssl_certfile")]
     ssl_cert_reqs: u8,
 
     /// Tell changes of the prefix cache over ZeroMQ, as vLLM does:

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use folio_model::block_size::Lengths;
 use folio_model::{Dtype, KvDtype, MemoryPlan, MemoryRequest, Quantization};
@@ -34,11 +34,11 @@ pub(crate) struct PlanArgs {
     pub(crate) device: Option<String>,
 
     /// Devices that share the model
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), requires = "device")]
     pub(crate) tensor_parallel_size: u32,
 
     /// Share of a device's memory that is used
-    #[arg(long, value_name = "SHARE", default_value_t = UTILIZATION)]
+    #[arg(long, value_name = "SHARE", default_value_t = UTILIZATION, requires = "device")]
     pub(crate) gpu_memory_utilization: f64,
 
     /// Prompt and output of the expected requests, in tokens
@@ -50,7 +50,7 @@ pub(crate) struct PlanArgs {
     pub(crate) trace: Option<PathBuf>,
 
     /// Say what it takes to serve so many requests at once
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) users: Option<u64>,
 
     /// Print JSON
@@ -60,9 +60,18 @@ pub(crate) struct PlanArgs {
 
 /// Plans, prints, and fails if it does not fit.
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
-    let described = Described::find(args.model.model.as_deref())?;
+    ensure!(
+        args.model.pin_prefix.is_empty(),
+        "--pin-prefix takes a tokenizer, and a plan has none; leave it out"
+    );
+    let described = Described::find(args.model.model.as_deref(), args.model.revision.as_deref())?;
     // Of the settings the model's place is not one: a shape has none.
-    let settings = Settings::new(&ModelArgs { model: None, ..args.model.clone() }, 1)?;
+    let settings =
+        Settings::new(&ModelArgs { model: None, revision: None, ..args.model.clone() }, 1)?;
+    ensure!(
+        settings.expected.is_none(),
+        "--block-size auto measures this machine when a server starts; give a size to plan with"
+    );
     let memory = available(args)?.unwrap_or(settings.memory.available_bytes);
     let mut request = MemoryRequest { available_bytes: memory, ..settings.memory };
     if args.device.is_some() && request.block_size.is_none() {
@@ -70,7 +79,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     }
     let plan = plan(&described, &request, args.device.is_some())?;
     let expected = match &args.trace {
-        Some(file) => trace::read(file)?,
+        Some(file) => trace::read(file, "--trace")?,
         None => vec![args.lengths],
     };
     let holds = Holds::new(&plan, &expected);
@@ -78,8 +87,16 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let out = if args.json {
         json(&described, &plan, holds, context, memory).to_string() + "\n"
     } else {
-        let settings = Settings { memory: request, ..settings };
+        let assumed = settings.choose_step_tokens;
+        let settings = Settings { memory: request, choose_step_tokens: false, ..settings };
         let mut out = tables::plan(&described.name, &plan, &settings, None);
+        if assumed {
+            let _ = writeln!(
+                out,
+                "  steps        of {} tokens are assumed; folio serve measures, or give --max-num-batched-tokens",
+                plan.max_num_batched_tokens
+            );
+        }
         out.push_str(&others(&described, &request, &plan, holds, context));
         if let Some(users) = args.users {
             out.push_str(&advice(&plan, &holds, users, memory));
@@ -288,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_mean_life_is_what_its_steps_hold() {
-        let spec = Described::find(None).unwrap();
+        let spec = Described::find(None, None).unwrap();
         let request = MemoryRequest {
             dtype: None,
             quantization: None,

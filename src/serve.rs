@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use folio_server::{
     App, Ending, KvEventCounts, KvEventsConfig, ModelFacts, ModelTexts, ServerConfig, Tls,
 };
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,10 +17,12 @@ use tokio::sync::mpsc;
 
 use crate::args::ServeArgs;
 use crate::limits::SchedulingPolicy;
+use crate::log::shell_word;
 use crate::settings::Settings;
 #[cfg(feature = "otlp")]
 use crate::spans;
 use crate::startup::{self, Running};
+use crate::typed;
 
 /// HTTP needs little; the other cores compute.
 const HTTP_THREADS: usize = 2;
@@ -37,6 +40,8 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         .build()
         .context("cannot start the HTTP threads")?;
     let keys = args.http.keys(args.api_key.clone())?;
+    let origins = args.http.origins()?;
+    typed::warn_of_variables();
     // The port is taken before weights are fetched and loaded, so that a wrong one is told at once.
     let listener = runtime.block_on(TcpListener::bind(address)).with_context(|| {
         format!("cannot listen on {address}; choose another --port, or --port 0 for any free one")
@@ -52,9 +57,10 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     let tools = args.tool_call_parser.format(running.template.as_ref());
     let reasoning = args.reasoning_parser.is_some();
     let config = config(args, keys, &settings, &running);
-    let config = ServerConfig { kv_events, tls: tls.clone(), ..config };
+    let config = ServerConfig { kv_events, tls: tls.clone(), allowed_origins: origins, ..config };
     #[cfg(feature = "otlp")]
     let config = ServerConfig { spans, ..config };
+    let chats = running.template.is_some();
     let texts = ModelTexts {
         tokenizer: running.tokenizer,
         template: running.template,
@@ -64,7 +70,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     };
     // Caught before anybody is told the address, so that no signal can come too early to drain.
     let signals = runtime.block_on(async { Signals::catch() }).context("cannot catch signals")?;
-    greet(address, &config);
+    greet(address, &config, chats);
     let app = App::new(config, running.engine, texts);
     let (sender, shutdown) = mpsc::channel(1);
     runtime.spawn(signals.forward(sender));
@@ -145,7 +151,6 @@ fn config(
     ServerConfig {
         served_names: names,
         api_keys,
-        allowed_origins: args.http.allowed_origins.clone(),
         priorities: args.http.scheduling_policy == SchedulingPolicy::Priority,
         seed: Some(settings.seed),
         model,
@@ -155,22 +160,35 @@ fn config(
 }
 
 /// Tells where the server is and how to try it. Goes to standard output, so that scripts can read the address.
-fn greet(address: SocketAddr, config: &ServerConfig) {
+fn greet(address: SocketAddr, config: &ServerConfig, chats: bool) {
     let name = &config.served_names[0];
-    let key = if config.api_keys.is_empty() { "" } else { " -H 'Authorization: Bearer KEY'" };
     let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let key = !config.api_keys.is_empty();
     let mut text = format!("serving {name} on {scheme}://{address}\n");
-    text += &format!(
-        "try: curl {scheme}://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n  \
-         -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Tell me a story about a cat\"}}]}}'\n"
-    );
-    if !address.ip().is_loopback() && config.api_keys.is_empty() {
+    text += &format!("try: {}\n", trial(&format!("{scheme}://{address}"), name, key, chats));
+    if !address.ip().is_loopback() && !key {
         text += &format!(
             "anybody who can reach {address} can use it; --api-key or --api-key-file asks for a key\n"
         );
     }
     // Whoever started the server may not listen.
     let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// A command that asks the server something it can answer, whatever its model is called.
+fn trial(server: &str, model: &str, key: bool, chats: bool) -> String {
+    let key = if key { " -H 'Authorization: Bearer KEY'" } else { "" };
+    let (endpoint, asked) = if chats {
+        let said = r#""messages": [{"role": "user", "content": "Tell me a story about a cat"}]"#;
+        ("chat/completions", said)
+    } else {
+        ("completions", r#""prompt": "Once upon a time", "max_tokens": 64"#)
+    };
+    let body = format!("{{\"model\": {}, {asked}}}", Value::from(model));
+    format!(
+        "curl {server}/v1/{endpoint}{key} -H 'Content-Type: application/json' \\\n  -d {}",
+        shell_word(&body)
+    )
 }
 
 /// Sent to a process that writes beyond the longest file it may have; without a handler it would end.
@@ -211,5 +229,31 @@ impl Signals {
 fn report_gpus() {
     for device in folio_cuda::devices().unwrap_or_default() {
         tracing::info!(name = device.name, "a GPU is there but not used: models run on the CPU");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a shell makes of `command`, with `printf` in place of curl: the word after `-d`.
+    fn body_of(command: &str) -> Value {
+        let script = command.replacen("curl ", "printf '%s\\n' ", 1);
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("sh");
+        let words = String::from_utf8(output.stdout).expect("text");
+        serde_json::from_str(words.lines().last().expect("a body")).expect("JSON")
+    }
+
+    #[test]
+    fn the_command_to_try_survives_any_name_and_suits_the_model() {
+        for name in ["folio-demo", "it's a \"model\"", "$(x) \\ `y` 日本"] {
+            for (chats, field) in [(true, "messages"), (false, "prompt")] {
+                let command = trial("http://127.0.0.1:1", name, true, chats);
+                let body = body_of(&command);
+                assert_eq!(body["model"], name, "{command}");
+                assert!(!body[field].is_null(), "{command}");
+                assert_eq!(command.contains("chat/"), chats);
+            }
+        }
     }
 }

@@ -118,7 +118,7 @@ fn block_size(args: &ModelArgs) -> Result<(Option<usize>, Option<Vec<Lengths>>)>
     let size = match args.block_size {
         Some(BlockSize::Auto) => {
             let expected = match (block_size_trace, block_size_lengths) {
-                (Some(file), _) => trace::read(file)?,
+                (Some(file), _) => trace::read(file, "--block-size-trace")?,
                 (None, lengths) => vec![lengths.unwrap_or(Lengths::SHAREGPT)],
             };
             return Ok((None, Some(expected)));

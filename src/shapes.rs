@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use folio_model::{Checkpoint, MOST_CONFIG_BYTES, ModelSource, ModelSpec, Outline};
 use folio_sim::cost::Shape;
 
-use crate::builtin;
+use crate::{builtin, hub};
 
 /// Models that are known by name, by the configurations their makers publish. OPT-175B's is that of its paper.
 const KNOWN: [(&str, &[u8]); 7] = [
@@ -45,7 +45,7 @@ pub(crate) fn config(model: &Path) -> Result<(String, Vec<u8>)> {
     if !file.is_file() {
         let names = KNOWN.map(|(name, _)| name).join(", ");
         bail!(
-            "there is no model {}; give a folder, a GGUF file, a config.json, or one of {names}",
+            "there is no model {0}; give a folder, a GGUF file, a config.json, what folio pull has fetched, or one of {names}",
             model.display()
         );
     }
@@ -71,15 +71,25 @@ pub(crate) struct Described {
 }
 
 impl Described {
-    /// The model in a folder, of a `config.json`, or of a known name; without any, the built-in one.
+    /// The model in a folder, of a `config.json`, of a known name, or of the hub if the cache has it; without any, the built-in
+    /// one.
     ///
     /// # Errors
     /// When there is no such model, or its configuration is not understood.
-    pub(crate) fn find(model: Option<&Path>) -> Result<Self> {
-        let Some(path) = model else {
+    pub(crate) fn find(model: Option<&Path>, revision: Option<&str>) -> Result<Self> {
+        let Some(asked) = model else {
             let source = ModelSource::Embedded { name: builtin::NAME, files: builtin::FILES };
             return Ok(Self::of_checkpoint(&Checkpoint::open(&source)?));
         };
+        if !asked.exists()
+            && let Some(path) = hub::cached(asked, revision)
+        {
+            return Ok(Self { name: asked.display().to_string(), ..Self::at(&path)? });
+        }
+        Self::at(asked)
+    }
+
+    fn at(path: &Path) -> Result<Self> {
         if known(path).is_none() {
             let gguf =
                 path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
@@ -142,13 +152,13 @@ mod tests {
             ("llama-3-8b", 7.5),
             ("llama-3-70b", 69.5),
         ] {
-            let shape = Described::find(Some(Path::new(name))).unwrap().shape();
+            let shape = Described::find(Some(Path::new(name)), None).unwrap().shape();
             let weights = shape.weight_bytes / 2e9;
             assert!((weights / billions - 1.0).abs() < 0.02, "{name}: {weights}");
         }
-        let shape = Described::find(Some(Path::new("OPT-13B"))).unwrap().shape();
+        let shape = Described::find(Some(Path::new("OPT-13B")), None).unwrap().shape();
         assert_eq!(shape, Shape::opt_13b());
-        let problem = Described::find(Some(Path::new("opt-14b"))).unwrap_err().to_string();
+        let problem = Described::find(Some(Path::new("opt-14b")), None).unwrap_err().to_string();
         assert!(problem.contains("opt-13b"), "{problem}");
     }
 }

@@ -12,6 +12,7 @@ use folio_text::{DateTime, Detokenizer, RenderInput};
 use serde_json::{Value, json};
 
 use crate::args::{ChatArgs, CompleteArgs, SamplingArgs};
+use crate::log::say;
 use crate::settings::Settings;
 use crate::startup::{self, Running};
 
@@ -42,12 +43,17 @@ pub(crate) fn complete(args: &CompleteArgs) -> Result<()> {
     let terminal = Terminal::start(&args.model, &args.sampling)?;
     each_line(args.quick.as_deref(), |line| {
         print_now(line)?;
-        terminal.generate(line, true).map(drop)
+        let continued = terminal.generate(line, true);
+        if continued.is_err() {
+            print_now("\n")?;
+        }
+        continued.map(drop)
     })?;
     terminal.stop()
 }
 
-/// Hands over the one text, or each line of standard input. What a line is refused for is printed; the next one goes on.
+/// Hands over the one text, or each line of standard input. What a line is refused for is said on standard error; the next one
+/// goes on.
 fn each_line(quick: Option<&str>, mut work: impl FnMut(&str) -> Result<()>) -> Result<()> {
     if let Some(text) = quick {
         return work(text);
@@ -59,7 +65,11 @@ fn each_line(quick: Option<&str>, mut work: impl FnMut(&str) -> Result<()>) -> R
         if !line.trim().is_empty()
             && let Err(error) = work(&line)
         {
-            print_now(&format!("{error:#}\n"))?;
+            // Nobody reads answers any more.
+            if error.is::<io::Error>() {
+                return Err(error);
+            }
+            say!("{error:#}");
         }
         prompt()?;
     }

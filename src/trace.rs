@@ -20,14 +20,15 @@ pub(crate) fn read_text(file: &Path, most: u64) -> Result<String> {
     String::from_utf8(bytes).context("the file is not UTF-8 text")
 }
 
-/// Reads a CSV file whose header names the columns `prompt_tokens` and `output_tokens`; other columns are passed over.
+/// Reads a CSV file, named by `flag`, whose header names the columns `prompt_tokens` and `output_tokens`; other columns are passed
+/// over.
 ///
 /// # Errors
-/// Names the file, and the line that is wrong.
-pub(crate) fn read(file: &Path) -> Result<Vec<Lengths>> {
+/// Names the flag, the file, and the line that is wrong.
+pub(crate) fn read(file: &Path, flag: &str) -> Result<Vec<Lengths>> {
     read_text(file, MOST_BYTES)
         .and_then(|text| parse(&text))
-        .with_context(|| format!("--block-size-trace {}", file.display()))
+        .with_context(|| format!("{flag} {}", file.display()))
 }
 
 fn parse(text: &str) -> Result<Vec<Lengths>> {

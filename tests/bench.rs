@@ -233,10 +233,44 @@ fn what_cannot_be_measured_says_what_to_do() {
         (&["serve", "--base-url", "https://example.org"], "http://"),
         (&["serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
         (&["serve", "--goodput", "itl:5"], "--goodput"),
+        (&["serve", "--base-url", "127.0.0.1:8000"], "is not like http://127.0.0.1:8000"),
+        (&["serve", "--metric-percentiles", "50,101"], "from 0 to 100"),
+        (&["serve", "--metric-percentiles", "NaN"], "from 0 to 100"),
+        (&["serve", "--model", "m", "--temperature", "NaN"], "--temperature"),
+        (&["serve", "--output-json", "/no/such/folder/x"], "/no/such/folder/x"),
+        (&["latency", "--fit", "/no/such/folder/x"], "/no/such/folder/x"),
+        (&["throughput", "--write-trace", "/no/such/folder/x"], "/no/such/folder/x"),
+        (&["throughput", "--dataset-path", "x"], "--dataset-name"),
     ];
     for (words, expected) in cases {
         let output = bench(words);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(expected), "{words:?}: {said}");
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn results_that_nobody_reads_are_written_all_the_same() {
+    let file = TempFile::new("unread.json");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args([
+            "bench",
+            "throughput",
+            "--num-prompts",
+            "2",
+            "--input-len",
+            "4",
+            "--output-len",
+            "2",
+        ])
+        .args(["--output-json", file.path()])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("folio: standard output"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert_eq!(file.json()["num_requests"], 2);
 }

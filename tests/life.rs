@@ -129,19 +129,35 @@ fn chat_and_complete_answer_on_the_terminal() {
     assert!(story.starts_with("Once upon a time") && story.len() > 30, "{story}");
 }
 
-#[test]
-fn a_line_that_is_refused_does_not_spoil_those_after_it() {
-    let mut chat = Command::new(env!("CARGO_BIN_EXE_folio"))
-        .args(["chat", "--temperature", "0"])
+/// Standard output and error of a command that is handed `lines`.
+fn piped(arguments: &[&str], lines: &str) -> (String, String) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
-    let lines = format!("{}\nWhat is your name?\n", "word ".repeat(1000));
-    chat.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("it reads");
-    let output = chat.wait_with_output().expect("it ends");
-    let said = String::from_utf8(output.stdout).expect("text");
-    let (refused, answered) = said.split_once('\n').expect("two lines");
-    assert!(refused.contains("shorten the prompt") && answered.contains("Folio"), "{said}");
+    let mut input = process.stdin.take().expect("its input");
+    input.write_all(lines.as_bytes()).expect("it reads");
+    drop(input);
+    let output = process.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_line_that_is_refused_has_not_been_said() {
+    let chat = ["chat", "--temperature", "0", "--max-tokens", "8"];
+    let long = "cat ".repeat(600);
+    let (alone, said) = piped(&chat, "Hi\nWho are you?\n");
+    assert!(said.is_empty(), "{said}");
+    let (with_long, said) = piped(&chat, &format!("Hi\n{long}\nWho are you?\n"));
+    assert_eq!(with_long, alone);
+    assert!(said.contains("the context is 512"), "{said}");
+    // Continuations begin with the line.
+    let (continued, said) = piped(&["complete", "--max-tokens", "1"], &format!("{long}\nOnce\n"));
+    assert!(said.contains("the context is 512"), "{said}");
+    assert_eq!(continued.lines().count(), 2);
 }

@@ -159,3 +159,60 @@ fn a_model_of_which_only_the_shape_is_known_can_be_planned_and_not_served() {
     let said = String::from_utf8_lossy(&served.stderr);
     assert!(!served.status.success() && said.contains("--load-format dummy"), "{said}");
 }
+
+/// What a command that cannot work says.
+fn refused(words: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_folio"));
+    let output = command.args(words).env("HF_HUB_OFFLINE", "1").output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{words:?}: {said}");
+    said
+}
+
+#[test]
+fn what_is_nearly_right_is_told_what_is_right() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    let (config, weights) =
+        (text_of(&demo.join("config.json")), text_of(&demo.join("model.safetensors")));
+    let cases: &[(&[&str], &str)] = &[
+        (&["serve", &config], "give the folder it is in"),
+        (&["serve", &weights], "give the folder it is in"),
+        (&["serve", "https://huggingface.co/org/name/tree/main"], "try org/name"),
+        (&["serve", "hf.co/org/name"], "try org/name"),
+        (&["convert", "hf://org/name", "out"], "try org/name"),
+        (&["serve", "--enforce-eager", "--model", "x"], "folio serve MODEL"),
+        (&["serve", "--api-key", ""], "VLLM_API_KEY"),
+        (&["serve", "--allowed-origins", "localhost:3000"], "https://chat.example.org"),
+        (&["serve", "--allowed-origins", "[\"http://a\""], "not a JSON list"),
+        (&["plan", "--tensor-parallel-size", "2"], "--device"),
+        (&["plan", "--gpu-memory-utilization", "0.5"], "--device"),
+        (&["plan", "--block-size", "auto"], "give a size"),
+        (&["plan", "--pin-prefix", "x"], "leave it out"),
+        (&["plan", "org/name"], "folio pull"),
+        (&["plan", "--trace", "/no/such/file"], "--trace /no/such/file"),
+        (&["simulate", "--num-prompts", "5", "--json", "/no/such/folder/x"], "/no/such/folder/x"),
+    ];
+    for (words, expected) in cases {
+        let said = refused(words);
+        assert!(said.contains(expected), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn a_plan_does_not_claim_to_have_measured() {
+    let plan = Command::new(env!("CARGO_BIN_EXE_folio")).arg("plan").output().unwrap();
+    let said = String::from_utf8_lossy(&plan.stdout);
+    assert!(
+        plan.status.success() && said.contains("assumed") && !said.contains("measured)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn origins_are_taken_as_vllm_takes_them() {
+    let server = Server::start(&["--allowed-origins", "[\"http://A.example\", \"null\"]"]);
+    let (_, info) = server.get("/server_info");
+    let info: Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(info["allowed_origins"], json!(["http://a.example", "null"]));
+    server.stop();
+}

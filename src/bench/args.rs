@@ -1,6 +1,6 @@
 //! The flags of `folio bench`. They have the names and, where nothing else is said, the meaning of `vllm bench`'s.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use folio_sim::memory::Policy;
@@ -114,6 +114,25 @@ pub(crate) struct PaceArgs {
     /// 1 is a Poisson process, less comes in bursts, more is more even (the shape of a gamma distribution)
     #[arg(long, value_name = "B", default_value_t = 1.0)]
     pub(crate) burstiness: f64,
+}
+
+impl BenchKind {
+    /// The files that are to be written at the end.
+    pub(crate) fn files(&self) -> Vec<Option<&Path>> {
+        match self {
+            Self::Latency(args) => args.run.files().to_vec(),
+            Self::Throughput(args) => {
+                [&args.run.files()[..], &[args.write_trace.as_deref()]].concat()
+            }
+            Self::Serve(args) => vec![args.output_json.as_deref()],
+        }
+    }
+}
+
+impl RunArgs {
+    fn files(&self) -> [Option<&Path>; 2] {
+        [self.fit.as_deref(), self.output_json.as_deref()]
+    }
 }
 
 /// What the requests are.
@@ -263,7 +282,7 @@ pub(crate) struct ServeBenchArgs {
     pub(crate) percentile_metrics: Vec<String>,
 
     /// The percentiles
-    #[arg(long, value_name = "P", value_delimiter = ',', default_value = "99")]
+    #[arg(long, value_name = "P", value_delimiter = ',', default_value = "99", value_parser = percent)]
     pub(crate) metric_percentiles: Vec<f64>,
 
     /// Write the results to this file, as JSON
@@ -282,4 +301,10 @@ pub(crate) enum Backend {
     Openai,
     /// Chats of one message
     OpenaiChat,
+}
+
+/// `99`, `99.9`.
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| format!("{text} is not from 0 to 100"))
 }

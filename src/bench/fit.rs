@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use folio_sim::cost::{Fitted, Sample};
 
+use crate::output;
 use crate::startup::Running;
 
 /// Fits the steps and writes the file, if one is asked for.
@@ -16,5 +17,5 @@ pub(crate) fn write(file: Option<&Path>, running: &Running, samples: &[Sample]) 
     fit.machine = format!("{} threads of a CPU, {:?}", plan.threads, running.isa);
     fit.model.clone_from(&running.name);
     let text = serde_json::to_string_pretty(&fit)? + "\n";
-    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    output::write(file, &text)
 }

@@ -13,6 +13,7 @@ use super::engine::{Answered, Engine};
 use super::laps::{Breakdown, StepRecord, periods};
 use super::limits::Limits;
 use super::{by_policy, fit, write_json};
+use crate::output::{outln, print};
 
 /// What `vllm bench latency` reports.
 const PERCENTILES: [f64; 6] = [10.0, 25.0, 50.0, 75.0, 90.0, 99.0];
@@ -30,7 +31,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<()> {
     for &policy in &args.run.kv_policy {
         let engine = Engine::start(&args.model, &args.run, policy)?;
         if args.run.kv_policy.len() > 1 {
-            println!("KV policy: {policy}");
+            outln!("KV policy: {policy}");
         }
         runs.push(under_policy(&engine, args, policy, &mut samples)?);
         if Some(&policy) == args.run.kv_policy.last() {
@@ -49,13 +50,13 @@ fn under_policy(
     samples: &mut Vec<Sample>,
 ) -> Result<Value> {
     let limits = Limits::measure(&engine.running)?;
-    print!("{}", limits.describe());
+    print(format_args!("{}", limits.describe()));
     let mut random = Random::new(args.model.seed, PROMPTS);
     let prefill = match args.prefill_len {
         0 => Value::Null,
         length => prefill(engine, args, length, &limits, &mut random, samples)?,
     };
-    println!(
+    outln!(
         "{:>6} {:>13} {:>13} {:>9} {:>9} {:>10} {:>10} {:>9} {:>9} {:>9}",
         "batch",
         "decode tok/s",
@@ -138,13 +139,13 @@ fn prefill(
         .map(|answer| f64::from(length) / answer.ttft().as_secs_f64())
         .collect();
     let rate = median(&rates);
-    println!(
+    outln!(
         "prefill of {length} tokens: {rate:.1} tok/s, {}",
         limits.arithmetic(rate, f64::from(length))
     );
     let breakdown = Breakdown::of(&steps, |_| true);
     if args.run.profile {
-        print!("{}", breakdown.table("prefill"));
+        print(format_args!("{}", breakdown.table("prefill")));
     }
     Ok(json!({
         "tokens": length,
@@ -186,7 +187,7 @@ fn measure(
     let context = f64::from(args.input_len) + f64::from(args.output_len) / 2.0;
     let [float, bf16, int8] = limits.peak_shares(decode, 1.0);
     let bandwidth = limits.bandwidth(decode / rows, rows * context);
-    println!(
+    outln!(
         "{batch:>6} {decode:>13.1} {prefill:>13.1} {:>9.0} {:>9.1} {:>10.2} {:>8.0} % {:>7.0} % {:>7.0} % {:>7.0} %",
         mean(&ttft) * 1e3,
         mean(&tpot) * 1e3,
@@ -197,11 +198,11 @@ fn measure(
         int8 * 100.0
     );
     if decode_steps.is_empty() && args.output_len > 1 {
-        println!("{:>6} never generated all at once; use a longer --output-len", "");
+        outln!("{:>6} never generated all at once; use a longer --output-len", "");
     }
     let breakdown = Breakdown::of(&steps, |step| step.decodes(u64::from(batch)));
     if args.run.profile {
-        print!("{}", breakdown.table(&format!("decode of {batch}")));
+        print(format_args!("{}", breakdown.table(&format!("decode of {batch}"))));
     }
     let percentiles: serde_json::Map<String, Value> = PERCENTILES
         .iter()

@@ -2,12 +2,6 @@
 //!
 //! `latency` and `throughput` run the engine that serves, in this process and without HTTP or text; `serve` is a client of
 //! any server.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command that prints what it measured"
-)]
-
 pub(crate) mod args;
 mod dataset;
 mod engine;
@@ -21,18 +15,21 @@ mod throughput;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use self::args::{BenchArgs, BenchKind};
+use crate::output;
 
 /// Measures, prints, and writes what was asked for.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    output::writable(args.kind.files())?;
     match &args.kind {
-        BenchKind::Latency(args) => latency::run(args),
-        BenchKind::Throughput(args) => throughput::run(args),
-        BenchKind::Serve(args) => serve::run(args),
+        BenchKind::Latency(args) => latency::run(args)?,
+        BenchKind::Throughput(args) => throughput::run(args)?,
+        BenchKind::Serve(args) => serve::run(args)?,
     }
+    output::printed()
 }
 
 /// The results of one policy as they are, those of several as a list.
@@ -50,5 +47,5 @@ fn by_policy(mut runs: Vec<Value>) -> Value {
 fn write_json(file: Option<&Path>, results: &Value) -> Result<()> {
     let Some(file) = file else { return Ok(()) };
     let text = serde_json::to_string_pretty(results)?;
-    std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))
+    output::write(file, &(text + "\n"))
 }

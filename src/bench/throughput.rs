@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use folio_sim::memory::Policy;
 use folio_sim::numbers::{mean, median, percentile};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use super::dataset::{self, Request};
 use super::engine::{Answered, Engine};
 use super::laps::{Breakdown, StepRecord};
 use super::{by_policy, fit, pace, write_json};
+use crate::output::{self, outln, print};
 
 /// Measures and prints.
 pub(crate) fn run(args: &ThroughputArgs) -> Result<()> {
@@ -64,24 +65,24 @@ fn measure(
     let batched = batched_rows(&steps);
     let preemptions = engine.preemptions();
     if args.run.kv_policy.len() > 1 {
-        println!("KV policy: {policy}");
+        outln!("KV policy: {policy}");
     }
-    println!(
+    outln!(
         "Throughput: {:.2} requests/s, {:.2} total tokens/s, {:.2} output tokens/s",
         rate(answers.len()),
         rate(input + output),
         rate(output)
     );
-    println!("Total num prompt tokens:  {input}");
-    println!("Total num output tokens:  {output}");
-    println!("Sequences in a step: {batched:.2}, preemptions: {preemptions}");
+    outln!("Total num prompt tokens:  {input}");
+    outln!("Total num output tokens:  {output}");
+    outln!("Sequences in a step: {batched:.2}, preemptions: {preemptions}");
     let Times { normalized, ttft, tpot } = Times::of(&answers);
     for (name, values) in [("TTFT", &ttft), ("TPOT", &tpot), ("Latency per token", &normalized)] {
         print_times(name, values);
     }
     let breakdown = Breakdown::of(&steps, |_| true);
     if args.run.profile {
-        print!("{}", breakdown.table("all steps"));
+        print(format_args!("{}", breakdown.table("all steps")));
     }
     let results = json!({
         "model": engine.running.name,
@@ -133,13 +134,12 @@ fn write_trace(file: &Path, requests: &[Request], answers: &[Answered]) -> Resul
         .iter()
         .zip(answers)
         .map(|(request, answer)| (request.arrival_s, answer.input_len, answer.tokens.len()));
-    std::fs::write(file, dataset::trace(lengths))
-        .with_context(|| format!("cannot write {}", file.display()))
+    output::write(file, &dataset::trace(lengths))
 }
 
 /// Milliseconds.
 fn print_times(name: &str, values: &[f64]) {
-    println!(
+    outln!(
         "{name}: mean {:.1} ms, median {:.1} ms, P99 {:.1} ms",
         mean(values),
         median(values),

@@ -1,7 +1,6 @@
 //! Models from the Hugging Face hub: found in the cache, or fetched into it.
 //!
 //! A model argument becomes a path here, and nothing behind this door knows of the hub.
-#![allow(clippy::print_stdout, reason = "what a user sees of a download")]
 
 mod cache;
 mod client;
@@ -11,6 +10,7 @@ mod progress;
 mod select;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -59,11 +59,22 @@ pub(crate) fn locate(model: &Path, revision: Option<&str>) -> Result<Located> {
             "--revision is of a model from the hub, and {} is a path on this machine",
             model.display()
         );
+        let parts = ["json", "safetensors", "bin", "pt", "pth", "model", "jinja"];
+        let ending = model.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        ensure!(
+            !model.is_file() || !parts.contains(&ending),
+            "{} is a file of a model; give the folder it is in",
+            model.display()
+        );
         return Ok(Located { path: model.to_owned(), name: None });
     }
     let reference = model.to_str().and_then(Reference::parse).with_context(|| {
+        let hint = match model.to_str().and_then(in_address) {
+            Some(name) => format!("; try {name}"),
+            None => String::new(),
+        };
         format!(
-            "{} is not there, and not the name of a model on the Hugging Face hub, which is ORG/NAME or ORG/NAME:FILE.gguf",
+            "{} is not there, and not the name of a model on the Hugging Face hub, which is ORG/NAME or ORG/NAME:FILE.gguf{hint}",
             model.display()
         )
     })?;
@@ -74,6 +85,24 @@ pub(crate) fn locate(model: &Path, revision: Option<&str>) -> Result<Located> {
         )
     })?;
     Ok(Located { path, name: Some(model.display().to_string()) })
+}
+
+/// The name of a model in its address on the hub.
+fn in_address(text: &str) -> Option<String> {
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let mut name = ["huggingface.co/", "www.huggingface.co/", "hf.co/"].iter();
+    let name = name.find_map(|site| text.strip_prefix(site)).unwrap_or(text);
+    let mut parts = name.split(['/', '?', '#']);
+    let name = format!("{}/{}", parts.next()?, parts.next()?);
+    Reference::parse(&name).map(|_| name)
+}
+
+/// Where the cache has a model of the hub, if it does; nobody is asked.
+pub(crate) fn cached(model: &Path, revision: Option<&str>) -> Option<PathBuf> {
+    let reference = Reference::parse(model.to_str()?)?;
+    let revision = Revision::parse(revision.unwrap_or(MAIN)).ok()?;
+    let cache = Cache::from_env(&reference.repo).ok()?;
+    in_cache(&cache, &reference, &revision).ok()
 }
 
 /// `folio pull`: fetches a model and prints where it is.
@@ -88,8 +117,7 @@ pub(crate) fn pull(args: &PullArgs) -> Result<()> {
         )
     })?;
     let path = obtain(&reference, args.revision.as_deref())?;
-    println!("{}", path.display());
-    Ok(())
+    writeln!(std::io::stdout(), "{}", path.display()).context("standard output")
 }
 
 /// The path of the model, from the cache alone where that suffices.

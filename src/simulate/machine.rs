@@ -28,7 +28,7 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(args: &SimulateArgs) -> Result<Self> {
-        let described = Described::find(args.model.as_deref())?;
+        let described = Described::find(args.model.as_deref(), None)?;
         let mut device = device(&args.device, described.outline.stored_dtype())?;
         let seconds = |flag: &str, micros: f64| {
             ensure!((0.0..=1e9).contains(&micros), "{flag} must not be below 0, nor {micros}");

@@ -16,15 +16,18 @@ mod page;
 mod report;
 mod traffic;
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 pub(crate) use args::SimulateArgs;
 
+use crate::output;
+
 /// Simulates and reports.
 pub(crate) fn run(args: &SimulateArgs) -> Result<()> {
+    let files = [&args.output.json, &args.output.html].map(|file| file.as_deref().filter(is_file));
+    output::writable(files)?;
     let results = experiment::all(args)?;
     let quiet = args.output.json.as_deref() == Some(Path::new("-"));
     if let Some(file) = &args.output.json {
@@ -40,9 +43,14 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<()> {
     Ok(())
 }
 
+/// And not standard output.
+fn is_file(file: &&Path) -> bool {
+    *file != Path::new("-")
+}
+
 fn write(file: &Path, text: &str) -> Result<()> {
-    if file == Path::new("-") {
-        return std::io::stdout().write_all(text.as_bytes()).context("standard output");
+    if is_file(&file) {
+        return output::write(file, text);
     }
-    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")
 }

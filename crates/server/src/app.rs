@@ -6,7 +6,7 @@
 use std::any::Any;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Extensions, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -14,11 +14,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::auth::require_key;
-use crate::endpoints::{generating, telling};
+use crate::endpoints::{endpoints, generating, telling};
 use crate::error::{ApiError, quote};
 use crate::exchange::Counted;
 use crate::openapi::Endpoint;
 use crate::orca::tell_load;
+use crate::request::fields::distance;
 use crate::state::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -65,13 +66,34 @@ fn cross_origin(origins: &[String]) -> Option<CorsLayer> {
 }
 
 async fn not_found(request: Request) -> ApiError {
-    let path = quote(request.uri().path());
-    ApiError::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
+    let path = request.uri().path();
+    let hint = match meant(path) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => "`/docs` lists what there is".to_owned(),
+    };
+    let message = format!("there is nothing at {}; {hint}", quote(path));
+    ApiError::new(StatusCode::NOT_FOUND, message)
+}
+
+/// The path that was probably meant. Clients add `/v1` to what they are given, or expect it there.
+fn meant(path: &str) -> Option<&'static str> {
+    let bare = |path: &str| {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        let parts = parts.skip_while(|part| ["v1", "api", "openai"].contains(part));
+        parts.collect::<Vec<_>>().join("/")
+    };
+    let asked = bare(&path.to_ascii_lowercase());
+    let fixed = endpoints().into_iter().map(|it| it.path).filter(|path| !path.contains('{'));
+    let far = |known: &str| distance(&asked, &bare(known));
+    fixed.filter(|known| far(known) <= known.len() / 6).min_by_key(|known| far(known))
 }
 
 async fn wrong_method(request: Request) -> ApiError {
     let (method, path) = (quote(request.method().as_str()), quote(request.uri().path()));
-    let message = format!("{path} does not answer to {method}");
+    let pattern = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let there = endpoints().into_iter().filter(|it| it.path == pattern);
+    let methods: Vec<String> = there.map(|it| it.method.to_ascii_uppercase()).collect();
+    let message = format!("{path} does not answer to {method}, but to {}", methods.join(" and "));
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 

@@ -344,6 +344,14 @@ async fn messages_reach_the_template_as_they_were_meant() {
         let text = post(server.address, "/detokenize", &json!({"tokens": tokens["tokens"]})).await;
         assert_eq!(text.json()["prompt"], expected);
     }
+    // A template that knows no developers hears the system.
+    let plain = json!({
+        "messages": [{"role": "developer", "content": "D"}, {"role": "user", "content": "Hi"}],
+        "chat_template_kwargs": {"plain": true},
+    });
+    let tokens = post(server.address, "/tokenize", &plain).await.json();
+    let text = post(server.address, "/detokenize", &json!({"tokens": tokens["tokens"]})).await;
+    assert_eq!(text.json()["prompt"], "<|start|>system: D<|end|><|start|>user: Hi<|end|>>");
     let open =
         json!({"messages": [{"role": "user", "content": "Hi"}], "add_generation_prompt": false});
     let tokens = post(server.address, "/tokenize", &open).await.json();

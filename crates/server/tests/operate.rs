@@ -107,6 +107,32 @@ async fn errors_of_http_have_the_shape_of_all_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_in_the_wrong_place_is_told_where_to_ask() {
+    let server = Server::start().await;
+    let cases = [
+        ("POST", "/chat/completions", "did you mean `/v1/chat/completions`?"),
+        ("POST", "/v1/v1/chat/completions", "did you mean `/v1/chat/completions`?"),
+        ("POST", "/v1/chat/completions/", "did you mean `/v1/chat/completions`?"),
+        ("POST", "/V1/Completion", "did you mean `/v1/completions`?"),
+        ("GET", "/models", "did you mean `/v1/models`?"),
+        ("GET", "/v1/metrics", "did you mean `/metrics`?"),
+        ("GET", "/healthz", "did you mean `/health`?"),
+        ("POST", "/v1/embeddings", "`/docs` lists"),
+        ("GET", "/", "`/docs` lists"),
+        ("GET", COMPLETE, "but to POST"),
+        ("POST", "/metrics", "but to GET"),
+        ("DELETE", "/v1/responses/resp_1", "but to GET"),
+        ("PUT", "/ping", "but to GET and POST"),
+    ];
+    for (method, path, hint) in cases {
+        let answer = request(server.address, method, path, "", "").await;
+        let message = answer.json()["error"]["message"].to_string();
+        assert!(message.contains(hint), "{method} {path}: {message}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_keeps_a_decent_id_and_gets_one_for_a_bad_one() {
     let server = Server::start().await;
     let id = async |header: &str| {

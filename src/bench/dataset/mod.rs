@@ -37,6 +37,11 @@ pub(crate) fn requests(
     vocab: u32,
     tokenizer: Option<&Tokenizer>,
 ) -> Result<Vec<Request>> {
+    let made_up = matches!(args.dataset_name, DatasetName::Random | DatasetName::PrefixRepetition);
+    ensure!(
+        !made_up || args.dataset_path.is_none(),
+        "--dataset-path is not read with this --dataset-name; say what the file is: custom, timed_trace or sharegpt"
+    );
     match args.dataset_name {
         DatasetName::Random => return random(args, vocab),
         DatasetName::PrefixRepetition => return prefix_repetition(args, vocab),

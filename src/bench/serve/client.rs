@@ -46,12 +46,15 @@ impl Target {
         let problem = || format!("--base-url {url:?} is not like http://127.0.0.1:8000");
         let uri: Uri = url.parse().with_context(problem)?;
         ensure!(
-            uri.scheme_str() == Some("http"),
+            uri.scheme_str() != Some("https"),
             "--base-url {url:?}: only http:// is spoken; measure a server without TLS in between"
         );
+        ensure!(uri.scheme_str() == Some("http"), problem());
         let host = uri.host().with_context(problem)?.trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(80);
-        let prefix = uri.path().trim_end_matches('/').to_owned();
+        // OpenAI's clients are given the address with the version, which is a part of our paths.
+        let prefix = uri.path().trim_end_matches('/');
+        let prefix = prefix.strip_suffix("/v1").unwrap_or(prefix).to_owned();
         Ok(Self { host, port, prefix, key })
     }
 
@@ -178,6 +181,7 @@ mod tests {
             ("::1", 8080, "/llm")
         );
         assert_eq!(Target::new("http://example.org", None).unwrap().port, 80);
+        assert_eq!(Target::new("http://example.org/v1/", None).unwrap().prefix, "");
         for bad in ["", "localhost:8000", "https://example.org", "http://", "ftp://a"] {
             assert!(Target::new(bad, None).is_err(), "{bad:?}");
         }

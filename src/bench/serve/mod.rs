@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use folio_text::Tokenizer;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
@@ -20,6 +20,7 @@ use super::args::{Backend, ServeBenchArgs};
 use super::dataset::{self, Request};
 use super::pace;
 use super::write_json;
+use crate::output::{outln, print};
 use crate::startup::MOST_PROMPT_BYTES;
 use crate::trace::read_text;
 
@@ -63,9 +64,9 @@ async fn measure(args: &ServeBenchArgs) -> Result<()> {
         request_rate: args.pace.request_rate,
     };
     let Report { text, json } = report::report(&replies, duration, &wanted)?;
-    print!("{text}");
+    print(format_args!("{text}"));
     if let Some(error) = replies.iter().find_map(|reply| reply.error.as_deref()) {
-        println!("the first failure: {error}");
+        outln!("the first failure: {error}");
     }
     let results = results(args, &asker, &replies, json);
     write_json(args.output_json.as_deref(), &Value::Object(results))
@@ -136,6 +137,11 @@ struct Asker {
 
 impl Asker {
     fn new(args: &ServeBenchArgs, target: Target, model: String) -> Result<Self> {
+        let temperature = args.temperature;
+        ensure!(
+            (0.0..=100.0).contains(&temperature),
+            "--temperature must be from 0 to 100, not {temperature}"
+        );
         let standard = match args.backend {
             Backend::Openai => "/v1/completions",
             Backend::OpenaiChat => "/v1/chat/completions",

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use folio_kernels::{Dtype, Isa};
@@ -44,43 +45,65 @@ pub struct Conversion {
     pub isa: Isa,
 }
 
-/// Writes `checkpoint` as a converted model into the new folder `out`; `progress` is told after every matrix. The folder appears when it is
-/// complete.
+/// Writes `checkpoint` as a converted model into the new folder `out`; `progress` is told after every matrix, and may stop the conversion. Files
+/// appear when all are complete; otherwise nothing is left of them.
 ///
 /// # Errors
-/// When `out` is there already and not empty, cannot be written, or the weights cannot be converted so.
+/// When `out` is there already and not empty, cannot be written, the weights cannot be converted so, or `progress` said to stop.
 pub fn convert(
     checkpoint: &Checkpoint,
     conversion: &Conversion,
     out: &Path,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), ModelError> {
     let shown = out.display().to_string();
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
         let problem = "is there already; choose a new folder, or remove it first";
         return Err(ModelError::file(&shown, problem));
     }
-    let name = out.file_name().ok_or_else(|| {
-        ModelError::file(&shown, "is not the name of a folder to be made; choose another")
-    })?;
-    // What ends in a slash, too, is the name of the folder and not of something in it.
-    let out = out.with_file_name(name);
-    let mut partial = name.to_owned();
-    partial.push(format!(".partial-{}", std::process::id()));
-    let partial = Partial(out.with_file_name(partial));
     let failed = |e: io::Error| ModelError::file(&shown, format!("cannot be written: {e}"));
-    fs::create_dir_all(&partial.0).map_err(failed)?;
-    copy_small_files(checkpoint, &partial.0, &failed)?;
-    write_weights(checkpoint, conversion, &partial.0, &failed, progress)?;
-    fs::rename(&partial.0, out).map_err(failed)
+    let unfinished = Unfinished::new(out).map_err(failed)?;
+    copy_small_files(checkpoint, &unfinished.partial, &failed)?;
+    write_weights(checkpoint, conversion, &unfinished.partial, &failed, progress)?;
+    unfinished.finish().map_err(failed)
 }
 
-/// A folder that goes away unless it has been renamed.
-struct Partial(PathBuf);
+/// A folder whose files are written in a folder inside it, which works wherever it lies: on a disk of its own, behind a link, or as
+/// the current folder. What is not finished goes away.
+struct Unfinished {
+    out: PathBuf,
+    partial: PathBuf,
+    /// Whether `out` goes away, too.
+    made: bool,
+}
 
-impl Drop for Partial {
+impl Unfinished {
+    fn new(out: &Path) -> io::Result<Self> {
+        // Without a slash or dot at the end, which not every call understands of a folder that is not there.
+        let out: PathBuf = out.components().collect();
+        let made = !out.exists();
+        fs::create_dir_all(&out)?;
+        let unfinished = Self { partial: out.join(".partial"), out, made };
+        fs::create_dir(&unfinished.partial)?;
+        Ok(unfinished)
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.partial)? {
+            let entry = entry?;
+            fs::rename(entry.path(), self.out.join(entry.file_name()))?;
+        }
+        self.made = false;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.partial);
+        if self.made {
+            let _ = fs::remove_dir(&self.out);
+        }
     }
 }
 
@@ -114,7 +137,7 @@ fn write_weights(
     conversion: &Conversion,
     folder: &Path,
     failed: &dyn Fn(io::Error) -> ModelError,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), ModelError> {
     let Some(files) = checkpoint.stored() else {
         let problem = "the model has been converted already; convert the original".to_owned();
@@ -139,18 +162,22 @@ fn write_weights(
     let mut writer = Writer { to: BufWriter::new(file), at: 0 };
     writer.header(&header, failed)?;
     let begin = writer.at;
-    progress(Progress { done: 0, total });
+    let mut tell = |done| match progress(Progress { done, total }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(ModelError::Machine("stopped before it was done".to_owned())),
+    };
+    tell(0)?;
     for (_, tensors, layout) in &items.matrices {
         let matrix = cpu.matrix(tensors, layout)?;
         writer.section(matrix.bytes()).map_err(failed)?;
         files.release();
-        progress(Progress { done: writer.at - begin, total });
+        tell(writer.at - begin)?;
     }
     for (_, values) in &items.vectors {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         writer.section(&bytes).map_err(failed)?;
     }
-    progress(Progress { done: total, total });
+    tell(total)?;
     debug_assert_eq!(writer.at - begin, total, "sections are as long as they were planned");
     let file = writer.to.into_inner().map_err(|e| failed(e.into_error()))?;
     file.sync_all().map_err(failed)

@@ -2,6 +2,7 @@
 //! a file cannot be what it says.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use folio_model::{
@@ -38,7 +39,11 @@ fn conversion(dtype: Option<Dtype>, quantization: Option<Quantization>) -> Conve
 fn converted(name: &str, model: &Path, how: &Conversion) -> (Folder, Checkpoint) {
     let folder = Folder::new(name);
     let mut last = None;
-    convert(&open(model), how, &folder.0, &mut |progress| last = Some(progress)).unwrap();
+    convert(&open(model), how, &folder.0, &mut |progress| {
+        last = Some(progress);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     let last = last.unwrap();
     assert_eq!(last.done, last.total);
     let checkpoint = open(&folder.0);
@@ -85,22 +90,6 @@ fn every_family_gives_the_same_bits() {
             assert_same(family, &model, None, None);
         }
     }
-}
-
-/// However the new folder is written; nothing else is left beside it.
-#[test]
-fn a_folder_may_be_named_with_a_slash() {
-    let parent = Folder::new("slash");
-    fs::create_dir_all(&parent.0).unwrap();
-    for name in ["plain", "slash/", "dot/."] {
-        let out = parent.0.join(name);
-        convert(&open(&zoo("gpt2")), &conversion(None, None), &out, &mut |_| {}).unwrap();
-        assert!(out.join(FILE).is_file(), "{name}");
-    }
-    assert_eq!(fs::read_dir(&parent.0).unwrap().count(), 3);
-    let nameless =
-        convert(&open(&zoo("gpt2")), &conversion(None, None), Path::new(".."), &mut |_| {});
-    assert!(nameless.is_err());
 }
 
 #[test]
@@ -270,10 +259,55 @@ fn a_converted_model_cannot_be_changed_and_nothing_is_overwritten() {
     let same = Setup { dtype: Some(copy.stored_dtype()), ..Setup::default() };
     MemoryPlan::compute(&copy, &request(&same)).unwrap();
     let fails = |checkpoint: &Checkpoint, out: &Path| -> ModelError {
-        convert(checkpoint, &how, out, &mut |_| {}).unwrap_err()
+        convert(checkpoint, &how, out, &mut |_| ControlFlow::Continue(())).unwrap_err()
     };
     let there = fails(&open(&model), &folder.0).to_string();
     assert!(there.contains("there already"), "{there}");
     let twice = fails(&copy, &folder.0.join("new")).to_string();
     assert!(twice.contains("already") && !folder.0.join("new").exists(), "{twice}");
+}
+
+#[test]
+fn a_folder_may_be_written_with_a_slash_or_be_there_behind_a_link_or_empty() {
+    let (model, how) = (open(&zoo("qwen2")), conversion(None, None));
+    let folder = Folder::new("places");
+    fs::create_dir_all(folder.0.join("empty")).unwrap();
+    fs::create_dir_all(folder.0.join("behind")).unwrap();
+    std::os::unix::fs::symlink(folder.0.join("behind"), folder.0.join("link")).unwrap();
+    for out in ["new/", "deep/er/", "empty/", "link", "dotted/."] {
+        let out = folder.0.join(out);
+        convert(&model, &how, &out, &mut |_| ControlFlow::Continue(())).unwrap();
+        let mut names: Vec<_> =
+            fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        let expected = [
+            "config.json",
+            FILE,
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ];
+        assert_eq!(names, expected, "{}", out.display());
+        open(&out);
+    }
+}
+
+#[test]
+fn what_is_stopped_leaves_nothing_behind() {
+    let (model, how) = (open(&zoo("qwen2")), conversion(None, None));
+    let folder = Folder::new("stopped");
+    fs::create_dir_all(folder.0.join("empty")).unwrap();
+    for (out, left) in [("new", false), ("empty", true)] {
+        let out = folder.0.join(out);
+        for steps in [1, 3] {
+            let mut told = 0;
+            let stopped = convert(&model, &how, &out, &mut |_| {
+                told += 1;
+                if told == steps { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            assert!(stopped.unwrap_err().to_string().contains("stopped"), "{}", out.display());
+            assert_eq!(out.exists(), left, "{}", out.display());
+            assert!(!left || fs::read_dir(&out).unwrap().next().is_none(), "{}", out.display());
+        }
+    }
 }

@@ -4,7 +4,7 @@ use folio_text::Tool;
 use serde_json::Value;
 
 use crate::conversation::tools::{
-    Asked, Choice, Declared, choice_in_words, declared, function, known,
+    Asked, Choice, Declared, choice_in_words, declared, function, known, only_functions,
 };
 use crate::error::ApiError;
 use crate::request::fields::fields;
@@ -65,10 +65,8 @@ fn named(given: &Value) -> Option<Choice> {
 }
 
 fn one(tool: &Value, at: &str) -> Result<Tool, ApiError> {
+    only_functions(tool, at)?;
     let members = known(tool, at, &["type", "function"])?;
-    if members.get("type").and_then(Value::as_str) != Some("function") {
-        return Err(ApiError::field(format!("{at}.type"), "must be `function`"));
-    }
     let at = format!("{at}.function");
     let described = members.get("function").ok_or_else(|| ApiError::field(&at, "is missing"))?;
     let described = known(described, &at, &["name", "description", "parameters", "strict"])?;

@@ -52,7 +52,14 @@ pub(crate) fn tokens_of(
         now: DateTime::from_unix_seconds(i64::try_from(since.as_secs()).unwrap_or(0)),
         max_output: served.texts.tokenizer.max_bytes(),
     };
-    let mut text = template.render(&input).map_err(|error| match error {
+    let rendered = match template.render(&input) {
+        Err(TemplateError::Raised { .. }) if is_developed(&messages) => {
+            let messages = &without_developers(&messages);
+            template.render(&RenderInput { messages, ..input })
+        }
+        rendered => rendered,
+    };
+    let mut text = rendered.map_err(|error| match error {
         TemplateError::Internal => ApiError::internal(error.to_string()),
         bad @ TemplateError::BadVariable { .. } => {
             ApiError::bad_request(bad.to_string()).with_param("chat_template_kwargs")
@@ -61,4 +68,22 @@ pub(crate) fn tokens_of(
     })?;
     prompt_end.cut(&mut text, field)?;
     encode(served, &text, add_special_tokens, field)
+}
+
+/// What newer clients call the system.
+const DEVELOPER: &str = "developer";
+
+fn is_developed(messages: &Value) -> bool {
+    messages.as_array().into_iter().flatten().any(|message| message["role"] == DEVELOPER)
+}
+
+/// The same conversation for a template that refuses to hear developers: OpenAI gave the system that name.
+fn without_developers(messages: &Value) -> Value {
+    let mut messages = messages.clone();
+    for message in messages.as_array_mut().into_iter().flatten() {
+        if message["role"] == DEVELOPER {
+            message["role"] = Value::from("system");
+        }
+    }
+    messages
 }

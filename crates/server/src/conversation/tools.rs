@@ -176,6 +176,19 @@ impl Declared {
     }
 }
 
+/// Refuses tools that are no functions, before fields of theirs are found to be unknown.
+///
+/// # Errors
+/// 400 that names the type.
+pub(crate) fn only_functions(tool: &Value, at: &str) -> Result<(), ApiError> {
+    let problem = match tool.get("type").and_then(Value::as_str) {
+        Some("function") => return Ok(()),
+        Some(other) => format!("is {}: only tools of type `function` are served", quote(other)),
+        None => "must be `function`".to_owned(),
+    };
+    Err(ApiError::field(format!("{at}.type"), problem))
+}
+
 /// The function that `members` describe; its schema is called `parameters`.
 ///
 /// # Errors

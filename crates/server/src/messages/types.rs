@@ -2,6 +2,7 @@
 
 use crate::request::fields::{Given, Int, List, TextOr, fields, object};
 use crate::request::json::{Json, JsonText};
+use crate::request::others::Others;
 use crate::request::unserved::unserved;
 
 /// The whole body.
@@ -159,8 +160,9 @@ fields! {
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) fields: BlockFields,
+    pub(crate) others: Others,
 }
-object!(Block { fields: BlockFields });
+object!(Block { fields: BlockFields, others: Others });
 
 fields! {
     /// The fields of a block of text.
@@ -176,5 +178,6 @@ fields! {
 #[derive(Debug)]
 pub(crate) struct TextBlock {
     pub(crate) fields: TextBlockFields,
+    pub(crate) others: Others,
 }
-object!(TextBlock { fields: TextBlockFields });
+object!(TextBlock { fields: TextBlockFields, others: Others });

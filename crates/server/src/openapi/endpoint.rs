@@ -34,7 +34,7 @@ pub(crate) struct Endpoint {
     /// As the router writes it.
     pub(crate) path: &'static str,
     pub(crate) handler: MethodRouter<App>,
-    pub(super) method: &'static str,
+    pub(crate) method: &'static str,
     pub(super) summary: &'static str,
     pub(super) answer: Answer,
     pub(super) body: Option<Body>,

@@ -168,7 +168,7 @@ impl<'de> DeserializeSeed<'de> for Twice {
 }
 
 /// Levenshtein distance; names longer than any of ours are simply far away.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 64;
     if a.len() > LONGEST || b.len() > LONGEST {
         return usize::MAX;

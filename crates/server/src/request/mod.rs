@@ -4,6 +4,7 @@ pub(crate) mod body;
 pub(crate) mod common;
 pub(crate) mod fields;
 pub(crate) mod json;
+pub(crate) mod others;
 pub(crate) mod output;
 pub(crate) mod structured;
 pub(crate) mod unserved;

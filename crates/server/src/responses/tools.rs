@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::types::{FormatFields, ResponseToolFields, TextFields, TextFormat, TextOptions};
 use crate::conversation::tools::{
-    Asked, Choice, Declared, choice_in_words, declared, function, known,
+    Asked, Choice, Declared, choice_in_words, declared, function, known, only_functions,
 };
 use crate::error::{ApiError, quote};
 use crate::request::json::Json;
@@ -65,14 +65,7 @@ fn named(given: &Value) -> Option<Choice> {
 }
 
 fn one(tool: &Value, at: &str) -> Result<Tool, ApiError> {
-    match tool.get("type").and_then(Value::as_str) {
-        Some("function") => {}
-        Some(other) => {
-            let problem = format!("is {}: only tools of type `function` are served", quote(other));
-            return Err(ApiError::field(format!("{at}.type"), problem));
-        }
-        None => return Err(ApiError::field(format!("{at}.type"), "must be `function`")),
-    }
+    only_functions(tool, at)?;
     let members = known(tool, at, &["type", "name", "description", "parameters", "strict"])?;
     function(members, at, "parameters")
 }

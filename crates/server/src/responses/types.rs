@@ -3,6 +3,7 @@
 use crate::request::common::{SamplingFields, SharedFields};
 use crate::request::fields::{Given, Int, List, Strings, TextOr, fields, object};
 use crate::request::json::Json;
+use crate::request::others::Others;
 use crate::request::output::{ConstraintFields, OutputFields};
 use crate::request::unserved::{UnservedFields, unserved};
 
@@ -143,8 +144,9 @@ fields! {
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) fields: ItemFields,
+    pub(crate) others: Others,
 }
-object!(Item { fields: ItemFields });
+object!(Item { fields: ItemFields, others: Others });
 
 fields! {
     /// The fields of a part of a message. What our own answers carry is taken back.
@@ -160,5 +162,6 @@ fields! {
 #[derive(Debug)]
 pub(crate) struct ItemPart {
     pub(crate) fields: ItemPartFields,
+    pub(crate) others: Others,
 }
-object!(ItemPart { fields: ItemPartFields });
+object!(ItemPart { fields: ItemPartFields, others: Others });

@@ -43,8 +43,9 @@ pub(crate) const MOST_BYTES: usize = 100_000;
 pub(crate) const BLOCK_SIZE: u32 = 4;
 
 /// Roles and contents between marks; the generation prompt ends with `>`, so that the last message can script the answer,
-/// unless thinking is turned off: then the answer is `quiet`.
-const TEMPLATE: &str = "{% for m in messages %}<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
+/// unless thinking is turned off: then the answer is `quiet`. With `plain`, developers are refused.
+const TEMPLATE: &str = "{% for m in messages %}\
+                        {% if plain is defined and m.role == 'developer' %}{{ raise_exception('plain roles') }}{% endif %}<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
                         {% if add_generation_prompt %}\
                         {% if enable_thinking is defined and not enable_thinking %}[quiet]{% endif %}>{% endif %}";
 
