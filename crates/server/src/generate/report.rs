@@ -1,6 +1,6 @@
 //! The one line that is logged for each request when it is over, and the span, where spans are wanted. They tell numbers and names, never what was said.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use axum::http::request::Parts;
 use folio_core::params::{Decoding, Params};
@@ -8,6 +8,7 @@ use folio_engine::Timing;
 
 use super::choice::Finish;
 use super::run::Lane;
+use super::timings::milliseconds;
 use crate::app::request_id;
 use crate::span::{Parent, RequestSpan, SpanValue};
 use crate::state::Served;
@@ -138,20 +139,17 @@ impl Report {
 
     /// Writes the line.
     pub(crate) fn log(&self) {
-        let milliseconds = |from: Instant, to: Option<Instant>| {
-            to.map(|to| to.saturating_duration_since(from).as_secs_f64() * 1e3)
-        };
         let per_choice =
             self.generated_tokens.checked_div(u64::try_from(self.choices).unwrap_or(1));
         let tpot = match (self.first_token, self.last_token, per_choice) {
             // Ranked choices come all at once, which tells nothing about when their tokens were made.
             (Some(first), Some(last), Some(tokens)) if tokens > 1 && self.width.is_none() => {
                 let steps = u32::try_from(tokens - 1).unwrap_or(u32::MAX);
-                Some((last.saturating_duration_since(first) / steps).as_secs_f64() * 1e3)
+                Some(milliseconds(last.saturating_duration_since(first) / steps))
             }
             _ => None,
         };
-        let total: Duration = self.arrival.elapsed();
+        let since_arrival = |at: Instant| milliseconds(at.saturating_duration_since(self.arrival));
         tracing::info!(
             id = self.id,
             request_id = self.request_id,
@@ -165,9 +163,9 @@ impl Report {
             swaps = self.swaps,
             decoding = self.decoding,
             width = self.width,
-            ttft_ms = milliseconds(self.arrival, self.first_token),
+            ttft_ms = self.first_token.map(since_arrival),
             tpot_ms = tpot,
-            total_ms = total.as_secs_f64() * 1e3,
+            total_ms = milliseconds(self.arrival.elapsed()),
             finish = self.finish.unwrap_or("none"),
             "request"
         );

@@ -1,6 +1,8 @@
 //! How long an answer took and where the time went, in llama.cpp's words. Times are those of the engine's steps, so they hold
 //! neither the network nor the queue.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::run::{Run, Usage};
@@ -26,12 +28,10 @@ impl Timings {
     pub(crate) fn of(run: &Run) -> Option<Self> {
         let Usage { prompt_tokens, completion_tokens, prompt_tokens_details, .. } = run.usage();
         let (admitted, first, last) = run.span()?;
-        let milliseconds = |from: std::time::Instant, to: std::time::Instant| {
-            to.saturating_duration_since(from).as_secs_f64() * 1e3
-        };
         let cache_n = prompt_tokens_details.cached_tokens;
         let prompt_n = prompt_tokens.saturating_sub(cache_n);
-        let (prompt_ms, predicted_ms) = (milliseconds(admitted, first), milliseconds(first, last));
+        let prompt_ms = milliseconds(first.saturating_duration_since(admitted));
+        let predicted_ms = milliseconds(last.saturating_duration_since(first));
         Some(Self {
             cache_n,
             prompt_n,
@@ -46,7 +46,15 @@ impl Timings {
     }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts of tokens are far below 2^53")]
+/// To a microsecond, so that no more digits are shown than mean something.
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    float(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)) / 1e3
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "counts of tokens and microseconds are far below 2^53"
+)]
 fn float(count: u64) -> f64 {
     count as f64
 }
