@@ -72,8 +72,8 @@ impl Panel {
         }
     }
 
-    /// Whether it holds such floats.
-    pub(crate) fn is(&self, wanted: Dtype) -> bool {
+    /// Whether its weights are such floats.
+    pub(crate) fn holds(&self, wanted: Dtype) -> bool {
         matches!(self, Self::Float { dtype, .. } if *dtype == wanted)
     }
 

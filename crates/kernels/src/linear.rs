@@ -11,7 +11,7 @@ use crate::context::{Context, scratch_floats};
 use crate::dtype::Dtype;
 use crate::format::Panel;
 use crate::lanes::integers::Integers;
-use crate::lanes::pairs::{Pairs, WithPairs};
+use crate::lanes::pairs::{PairKernel, Pairs};
 use crate::lanes::{LANES, Lanes, load_tail, store_tail};
 use crate::memory::Parts;
 use crate::pack::{PackedMatrix, Place};
@@ -64,7 +64,7 @@ pub(crate) struct Job<'a> {
 #[inline(always)]
 pub(crate) fn deal<L: Integers>(l: L, rows: usize, places: &[Place]) -> Deal {
     let all_codes = places.iter().all(|place| matches!(place.panel, Panel::Codes(_)));
-    let all_bf16 = places.iter().all(|place| place.panel.is(Dtype::Bf16));
+    let all_bf16 = places.iter().all(|place| place.panel.holds(Dtype::Bf16));
     let most = match l.with_pairs(MostRows) {
         _ if all_codes && rows <= 2 * L::FEW => L::FEW,
         most if all_bf16 && rows <= most => most,
@@ -76,7 +76,7 @@ pub(crate) fn deal<L: Integers>(l: L, rows: usize, places: &[Place]) -> Deal {
 /// See [`Pairs::ROWS`].
 struct MostRows;
 
-impl WithPairs for MostRows {
+impl PairKernel for MostRows {
     type Output = usize;
 
     #[inline(always)]
@@ -292,7 +292,7 @@ fn chunk(
     let task_panels = task_panels(panels, team.threads());
     let deal = isa.deal(rows, places);
     let padded = deal.padded_rows();
-    let any = |dtype| places.iter().any(|place| place.panel.is(dtype));
+    let any = |dtype| places.iter().any(|place| place.panel.holds(dtype));
     // One row is its own tile.
     let tiled = if rows > 1 && (any(Dtype::F32) || any(Dtype::F16)) { padded * inputs } else { 0 };
     let paired = if any(Dtype::Bf16) { pair_rows::scratch_floats(inputs, padded) } else { 0 };

@@ -9,8 +9,9 @@ use std::time::Instant;
 use half::bf16;
 
 use crate::context::Context;
+use crate::isa::Isa;
 use crate::lanes::integers::{CODES, Integers, STEPS};
-use crate::lanes::pairs::{Pairs, WithPairs};
+use crate::lanes::pairs::{PairKernel, Pairs};
 use crate::lanes::{LANES, Lanes};
 use crate::memory::{AllocError, Pages};
 
@@ -45,34 +46,29 @@ pub fn read_bandwidth(ctx: &Context) -> Result<f64, AllocError> {
 /// Floating-point operations per second of fused multiply-adds of f32 in registers, all threads together; a fused one is two.
 #[must_use]
 pub fn f32_peak(ctx: &Context) -> f64 {
-    let (isa, threads) = (ctx.isa(), ctx.team().threads());
-    let (_, operations) = isa.float_chains(0);
-    let seconds = best(ctx, |_| {
-        black_box(isa.float_chains(black_box(ROUNDS)));
-    });
-    float(threads * operations * ROUNDS) / seconds
+    peak(ctx, Isa::float_chains)
 }
 
 /// Operations per second of products of bf16, summed in f32, as linear layers multiply them, all threads together; a product and
 /// its sum are two. About those of f32 where the CPU has no instructions for it.
 #[must_use]
 pub fn bf16_peak(ctx: &Context) -> f64 {
-    let (isa, threads) = (ctx.isa(), ctx.team().threads());
-    let (_, operations) = isa.pair_chains(0);
-    let seconds = best(ctx, |_| {
-        black_box(isa.pair_chains(black_box(ROUNDS)));
-    });
-    float(threads * operations * ROUNDS) / seconds
+    peak(ctx, Isa::pair_chains)
 }
 
 /// Operations per second of products of eight-bit integers, summed in 32 bits, in registers, all threads together; a product
 /// and its sum are two.
 #[must_use]
 pub fn int8_peak(ctx: &Context) -> f64 {
+    peak(ctx, Isa::integer_chains)
+}
+
+/// Operations per second of all threads together; `chains` computes so many rounds and tells how many operations one has.
+fn peak(ctx: &Context, chains: impl Fn(Isa, usize) -> (f32, usize) + Sync) -> f64 {
     let (isa, threads) = (ctx.isa(), ctx.team().threads());
-    let (_, operations) = isa.integer_chains(0);
+    let (_, operations) = chains(isa, 0);
     let seconds = best(ctx, |_| {
-        black_box(isa.integer_chains(black_box(ROUNDS)));
+        black_box(chains(isa, black_box(ROUNDS)));
     });
     float(threads * operations * ROUNDS) / seconds
 }
@@ -154,7 +150,7 @@ struct PairChains {
     rounds: usize,
 }
 
-impl WithPairs for PairChains {
+impl PairKernel for PairChains {
     type Output = (f32, usize);
 
     #[inline(always)]

@@ -6,8 +6,9 @@ use bytemuck::Zeroable;
 
 use crate::context::Context;
 use crate::lanes::Lanes;
-use crate::lanes::pairs::{Pairs, WithPairs};
+use crate::lanes::pairs::{PairKernel, Pairs};
 use crate::memory::Parts;
+use crate::steps::WORTH;
 use crate::tile::{Deal, Dealt};
 
 /// Rows in register tiles: of each tile `[pairs][rows]`.
@@ -32,9 +33,6 @@ pub(crate) struct PairJob<'a> {
     each: usize,
     room: Parts<'a, f32>,
 }
-
-/// Numbers that are worth a task.
-const WORTH: usize = 8 * 1024;
 
 impl<'a> PairedRows<'a> {
     /// Rounds `x`, `[rows, inputs]`, into `scratch`, which is as long as [`scratch_floats`] says.
@@ -70,7 +68,7 @@ struct Round<'a> {
     task: usize,
 }
 
-impl WithPairs for Round<'_> {
+impl PairKernel for Round<'_> {
     type Output = ();
 
     #[inline(always)]

@@ -7,25 +7,10 @@ use half::bf16;
 
 use crate::lanes::pairs::Pairs;
 use crate::lanes::{LANES, Lanes};
+use crate::tile::Tile;
 
-/// One product: `sums[r][p] (+)= Σ_k x(k, r) * weights[p][k]`, with r over rows and p over panels.
-#[derive(Clone, Copy)]
-pub(crate) struct PairTile<X> {
-    /// How many pairs of k.
-    pub(crate) pairs: usize,
-    /// Whether sums start at zero; otherwise at what is stored.
-    pub(crate) first: bool,
-    /// First panel.
-    pub(crate) weights: *const bf16,
-    /// Elements from panel to panel.
-    pub(crate) panel_stride: usize,
-    /// `[pairs][rows]`
-    pub(crate) x: *const X,
-    /// `[rows][..]`, 16 columns per panel.
-    pub(crate) sums: *mut f32,
-    /// Floats from row to row of `sums`.
-    pub(crate) sums_stride: usize,
-}
+/// Its steps are pairs: x is `[pairs][rows]`.
+pub(crate) type PairTile<X> = Tile<bf16, X>;
 
 /// How far ahead of the arithmetic weights are asked for.
 const AHEAD: usize = 4096;
@@ -53,7 +38,7 @@ unsafe fn tile<M: Pairs, const R: usize, const P: usize>(m: M, t: &PairTile<M::P
                 }
             }
         }
-        for pair in 0..t.pairs {
+        for pair in 0..t.steps {
             let mut weights = [&[bf16::ZERO; 2 * LANES]; P];
             for p in 0..P {
                 let at = t.weights.add(p * t.panel_stride + pair * 2 * LANES);
@@ -106,8 +91,8 @@ unsafe fn row_of_tiles<M: Pairs, const R: usize>(m: M, t: &PairTile<M::Pair>, pa
 /// `rows` rows (a size of a register tile, at most [`Pairs::ROWS`]) times `panels` panels.
 ///
 /// # Safety
-/// For every panel p < `panels`, `weights + p * panel_stride` must be valid for reading `pairs` times 32 elements; `x` for
-/// reading `pairs` times `rows`; `sums` for reading and writing 16 floats per panel in every row. The sums must not overlap
+/// For every panel p < `panels`, `weights + p * panel_stride` must be valid for reading `steps` times 32 elements; `x` for
+/// reading `steps` times `rows`; `sums` for reading and writing 16 floats per panel in every row. The sums must not overlap
 /// what is read. Addresses that are only prefetched need not be valid.
 #[inline(always)]
 pub(crate) unsafe fn tiles<M: Pairs>(m: M, t: &PairTile<M::Pair>, rows: usize, panels: usize) {

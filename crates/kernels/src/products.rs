@@ -9,7 +9,7 @@ use crate::codes::Bits;
 use crate::dtype::{Dtype, Stepwise};
 use crate::format::{BLOCK, CodePanel, Grouping, Panel};
 use crate::lanes::integers::Integers;
-use crate::lanes::pairs::{Pairs, WithPairs};
+use crate::lanes::pairs::{PairKernel, Pairs};
 use crate::lanes::{LANES, Lanes};
 use crate::linear::Job;
 use crate::pack::Place;
@@ -132,7 +132,7 @@ struct PairProducts<'a, 's> {
     sums: &'a mut Sums<'s>,
 }
 
-impl WithPairs for PairProducts<'_, '_> {
+impl PairKernel for PairProducts<'_, '_> {
     type Output = ();
 
     #[inline(always)]
@@ -161,7 +161,7 @@ impl WithPairs for PairProducts<'_, '_> {
                     // all padded rows; a slice's pairs are inside a panel, and sums are only ours.
                     unsafe {
                         let tile = PairTile {
-                            pairs: slice.min(pairs - k),
+                            steps: slice.min(pairs - k),
                             first: k == 0,
                             weights: weights.as_ptr().add(panel * size + k * 2 * LANES),
                             panel_stride: size,

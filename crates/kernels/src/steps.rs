@@ -43,7 +43,7 @@ pub(crate) struct StepsJob<'a> {
 }
 
 /// Numbers that are worth a task.
-const WORTH: usize = 8 * 1024;
+pub(crate) const WORTH: usize = 8 * 1024;
 
 impl<'a> Steps<'a> {
     /// Quantises `x`, `[rows, inputs]`, into `scratch`, which is as long as [`scratch_floats`] says.

@@ -8,8 +8,8 @@ use crate::lanes::{LANES, Lanes};
 
 /// One product: `sums[r][p] (+)= Σ_k x(k, r) * weights[p][k]`, with r over rows and p over panels.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile<E> {
-    /// How many k.
+pub(crate) struct Tile<E, X = f32> {
+    /// How many k; where x are pairs of steps, how many pairs.
     pub(crate) steps: usize,
     /// Whether sums start at zero; otherwise at what is stored.
     pub(crate) first: bool,
@@ -18,7 +18,7 @@ pub(crate) struct Tile<E> {
     /// Elements from panel to panel.
     pub(crate) panel_stride: usize,
     /// `x(0, 0)`.
-    pub(crate) x: *const f32,
+    pub(crate) x: *const X,
     /// `[rows][..]`, 16 columns per panel.
     pub(crate) sums: *mut f32,
     /// Floats from row to row of `sums`.

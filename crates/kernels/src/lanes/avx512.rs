@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::pairs::avx512::Avx512Bf16;
-use super::pairs::{Widened, WithPairs};
+use super::pairs::{PairKernel, Widened};
 use super::{LANES, Lanes};
 
 /// Proof that the CPU has AVX-512 F, VL, BW, DQ and VNNI, AVX2, FMA and F16C; and BF16, where it is said to be there.
@@ -50,7 +50,7 @@ impl Lanes for Avx512 {
         on_cpu!(call(kernel))
     }
     #[inline(always)]
-    fn with_pairs<K: WithPairs>(self, kernel: K) -> K::Output {
+    fn with_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
         if self.bf16 {
             // SAFETY: `self` says that the CPU has them.
             kernel.run(unsafe { Avx512Bf16::new(self) })

@@ -21,7 +21,7 @@ pub(crate) mod neon;
 pub(crate) mod pairs;
 pub(crate) mod scalar;
 
-use pairs::{Widened, WithPairs};
+use pairs::{PairKernel, Widened};
 
 /// Lanes in a vector, output channels in a panel.
 pub(crate) const LANES: usize = 16;
@@ -57,7 +57,7 @@ pub(crate) trait Lanes: Copy {
 
     /// Runs `kernel` with the fastest way to multiply pairs of bf16.
     #[inline(always)]
-    fn with_pairs<K: WithPairs>(self, kernel: K) -> K::Output {
+    fn with_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
         kernel.run(Widened(self))
     }
 

@@ -41,7 +41,7 @@ pub(crate) trait Pairs: Copy {
 }
 
 /// Something to run with the way of this CPU.
-pub(crate) trait WithPairs {
+pub(crate) trait PairKernel {
     type Output;
     fn run<M: Pairs>(self, m: M) -> Self::Output;
 }
