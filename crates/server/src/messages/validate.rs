@@ -245,7 +245,7 @@ fn known_block(block: Block, at: &str) -> Result<Said, ApiError> {
         );
         return Err(ApiError::field(at("type"), problem));
     }
-    block.others.refuse(at)?;
+    block.others.refuse::<BlockFields>(at)?;
     let foreign = [
         ("text", text.is_some(), "text"),
         ("thinking", thinking.is_some(), "thinking"),
@@ -296,7 +296,7 @@ fn text_of(blocks: TextOr<TextBlock>, field: &str) -> Result<String, ApiError> {
             }
             None => return Err(ApiError::field(at("type"), "is missing")),
         }
-        block.others.refuse(at)?;
+        block.others.refuse::<TextBlockFields>(at)?;
         texts.push(text.ok_or_else(|| ApiError::field(at("text"), "is missing"))?);
     }
     Ok(texts.join("\n"))

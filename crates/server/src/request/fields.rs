@@ -144,16 +144,20 @@ impl<'de> DeserializeSeed<'de> for Unknown<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
-        let nearest = self
-            .known
-            .iter()
-            .map(|name| (distance(self.key, name), *name))
-            .filter(|(distance, name)| *distance <= name.len() / 3)
-            .min();
-        Err(de::Error::custom(match nearest {
-            Some((_, name)) => format!("is an unknown field; did you mean `{name}`?"),
-            None => "is an unknown field".to_owned(),
-        }))
+        Err(de::Error::custom(unknown(self.key, self.known)))
+    }
+}
+
+/// What is wrong with a field `key` where there are only those that are `known`.
+pub(super) fn unknown(key: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|name| (distance(key, name), *name))
+        .filter(|(distance, name)| *distance <= name.len() / 3)
+        .min();
+    match nearest {
+        Some((_, name)) => format!("is an unknown field; did you mean `{name}`?"),
+        None => "is an unknown field".to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::de::{IgnoredAny, MapAccess};
 use serde_json::{Map, Value};
 
-use super::fields::Fields;
+use super::fields::{Fields, unknown};
 use crate::error::ApiError;
 use crate::openapi::schema::Members;
 
@@ -14,10 +14,10 @@ pub(crate) struct Others(Option<String>);
 
 impl Others {
     /// # Errors
-    /// 400 that names the first of them, in the words of `at`.
-    pub(crate) fn refuse(&self, at: impl Fn(&str) -> String) -> Result<(), ApiError> {
+    /// 400 that names the first of them, in the words of `at`; the other group of the object is `F`.
+    pub(crate) fn refuse<F: Fields>(&self, at: impl Fn(&str) -> String) -> Result<(), ApiError> {
         match &self.0 {
-            Some(name) => Err(ApiError::field(at(name), "is an unknown field")),
+            Some(name) => Err(ApiError::field(at(name), unknown(name, F::NAMES))),
             None => Ok(()),
         }
     }

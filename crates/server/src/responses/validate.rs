@@ -198,7 +198,7 @@ fn add(dialogue: &mut Dialogue, item: Item, at: &str) -> Result<(), ApiError> {
     } = item.fields;
     let kind = kind.as_deref().unwrap_or("message");
     served_kind(kind, &at("type"))?;
-    item.others.refuse(at)?;
+    item.others.refuse::<ItemFields>(at)?;
     let of = |kinds: &[&str]| kinds.contains(&kind);
     let foreign = [
         ("role", role.is_some() && !of(&["message"])),
@@ -296,7 +296,7 @@ fn text_of(parts: TextOr<ItemPart>, at: &str) -> Result<String, ApiError> {
             }
             None => return Err(ApiError::field(at("type"), "is missing")),
         }
-        part.others.refuse(at)?;
+        part.others.refuse::<ItemPartFields>(at)?;
         texts.push(text.ok_or_else(|| ApiError::field(at("text"), "is missing"))?);
     }
     Ok(texts.join("\n"))
