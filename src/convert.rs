@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use folio_model::{Checkpoint, Conversion, ModelSource, Quantization};
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{self, Dtype};
 use crate::log::{say, shell_word};
+use crate::signals::Signals;
 use crate::{hub, machine, settings};
 
 #[derive(Args, Clone, Debug)]
@@ -76,19 +76,16 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
 /// A flag that the first SIGINT or SIGTERM raises, so that what has been written so far is removed. A second one ends the process.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let (mut interrupt, mut terminate) = {
+    let mut signals = {
         let _entered = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        Signals::catch()?
     };
     let stopped = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stopped);
     let watch = move || {
         runtime.block_on(async {
             loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
+                signals.next().await;
                 if flag.swap(true, Ordering::Relaxed) {
                     std::process::exit(1);
                 }

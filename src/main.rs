@@ -18,6 +18,7 @@ mod plan;
 mod serve;
 mod settings;
 mod shapes;
+mod signals;
 mod simulate;
 #[cfg(feature = "otlp")]
 mod spans;

@@ -12,13 +12,14 @@ use folio_server::{
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::ServeArgs;
 use crate::limits::SchedulingPolicy;
 use crate::log::shell_word;
 use crate::settings::Settings;
+use crate::signals::Signals;
 #[cfg(feature = "otlp")]
 use crate::spans;
 use crate::startup::{self, Running};
@@ -189,40 +190,6 @@ fn trial(server: &str, model: &str, key: bool, chats: bool) -> String {
         "curl {server}/v1/{endpoint}{key} -H 'Content-Type: application/json' \\\n  -d {}",
         shell_word(&body)
     )
-}
-
-/// Sent to a process that writes beyond the longest file it may have; without a handler it would end.
-const FILE_TOO_LONG: SignalKind = SignalKind::from_raw(25);
-
-/// SIGTERM and SIGINT, and SIGXFSZ so that a swap file which may not grow is an error like a full disk.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    _file_too_long: Signal,
-}
-
-impl Signals {
-    /// From here on the signals no longer end the process. Needs an async runtime around it.
-    fn catch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            _file_too_long: signal(FILE_TOO_LONG)?,
-        })
-    }
-
-    /// Sends one message per signal.
-    async fn forward(mut self, sender: mpsc::Sender<()>) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
-            if sender.send(()).await.is_err() {
-                return;
-            }
-        }
-    }
 }
 
 /// A user with a GPU should not have to wonder why it is idle.

@@ -151,7 +151,7 @@ fn read(typed: &[OsString]) -> Result<Cli, clap::Error> {
 /// Whether a first word can be no command and no model.
 fn is_nothing(command: &Command, word: &str) -> bool {
     let bare = !word.is_empty() && !word.contains(['/', '.', '-', ':']);
-    let known = ["help"].contains(&word) || command.find_subcommand(word).is_some();
+    let known = word == "help" || command.find_subcommand(word).is_some();
     bare && !known && !Path::new(word).exists() && !shapes::is_known(Path::new(word))
 }
 

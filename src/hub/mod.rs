@@ -90,8 +90,8 @@ pub(crate) fn locate(model: &Path, revision: Option<&str>) -> Result<Located> {
 /// The name of a model in its address on the hub.
 fn in_address(text: &str) -> Option<String> {
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let mut name = ["huggingface.co/", "www.huggingface.co/", "hf.co/"].iter();
-    let name = name.find_map(|site| text.strip_prefix(site)).unwrap_or(text);
+    let mut sites = ["huggingface.co/", "www.huggingface.co/", "hf.co/"].into_iter();
+    let name = sites.find_map(|site| text.strip_prefix(site)).unwrap_or(text);
     let mut parts = name.split(['/', '?', '#']);
     let name = format!("{}/{}", parts.next()?, parts.next()?);
     Reference::parse(&name).map(|_| name)
