@@ -73,7 +73,7 @@ impl Context {
         // Enough pieces to even out, none so small that taking it costs more than doing it.
         let at_least = (WORTH_SHARING / 4).div_ceil(width.max(1));
         let rows_each = rows.div_ceil(threads * 4).max(at_least);
-        self.team.for_each(rows.div_ceil(rows_each), |_, piece| {
+        self.team.for_each_in_runs(rows.div_ceil(rows_each), |_, piece| {
             let first = piece * rows_each;
             job(first, rows_each.min(rows - first));
         });

@@ -35,6 +35,7 @@ mod pair_tile;
 mod products;
 mod quantise;
 mod rope;
+mod runs;
 mod steps;
 mod stored_tile;
 mod sync;

@@ -328,7 +328,7 @@ fn chunk(
             out,
             out_width,
         };
-        team.for_each(job.tasks(), |thread, task| {
+        team.for_each_in_runs(job.tasks(), |thread, task| {
             // SAFETY: every thread asks for its own.
             isa.linear_task(&job, task, unsafe { own.of(thread) });
         });
@@ -338,7 +338,7 @@ fn chunk(
 /// Rows as floats, in register tiles.
 fn tile_rows_of(ctx: &Context, x: &[f32], inputs: usize, deal: Deal, out: &mut [f32]) {
     let parts = Parts::new(out);
-    ctx.team().for_each(deal.tiles(), |_, i| {
+    ctx.team().for_each_in_runs(deal.tiles(), |_, i| {
         let Dealt { first, count, padded } = deal.tile(i);
         // SAFETY: tiles do not overlap, and each is given to one thread.
         let tile = unsafe { parts.part(first * inputs, padded * inputs) };

@@ -47,7 +47,7 @@ impl<'a> PairedRows<'a> {
         let each = WORTH / 2 / deal.each();
         let job = PairJob { x, inputs, deal, each, room: Parts::new(scratch) };
         let tasks = deal.tiles() * pairs.div_ceil(each);
-        ctx.team().for_each(tasks, |_, task| isa.pair_rows(&job, task));
+        ctx.team().for_each_in_runs(tasks, |_, task| isa.pair_rows(&job, task));
         Self { room: scratch, pairs }
     }
 

@@ -72,7 +72,7 @@ impl<'a> Steps<'a> {
             totals: Parts::new(totals),
         };
         let isa = ctx.isa();
-        ctx.team().for_each(tasks, |_, task| isa.quantise_steps(&job, task));
+        ctx.team().for_each_in_runs(tasks, |_, task| isa.quantise_steps(&job, task));
         Self { grouping, steps, sums, scales, totals }
     }
 }

@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use crate::runs::Runs;
 use crate::sync::{
     Arc, AtomicUsize, Condvar, JoinHandle, Mutex, MutexGuard, Ordering, Patience, UnsafeCell,
     thread,
@@ -23,6 +24,7 @@ use crate::sync::{
 pub struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    runs: Runs,
     running: Cell<bool>,
 }
 
@@ -138,7 +140,8 @@ impl Team {
             lock: Mutex::new(Sleep { sleepers: 0, panic: None }),
             wake: Condvar::new(),
         });
-        let mut team = Self { shared, workers: Vec::new(), running: Cell::new(false) };
+        let runs = Runs::new(threads);
+        let mut team = Self { shared, workers: Vec::new(), runs, running: Cell::new(false) };
         for thread in 1..threads {
             let shared = Arc::clone(&team.shared);
             let builder = thread::Builder::new().name(format!("kernels-{thread}"));
@@ -179,8 +182,8 @@ impl Team {
         }
     }
 
-    /// Runs `job(thread, task)` for every task below `tasks`, each once, on whichever thread is free. A single task, or
-    /// any number on a team of one, runs on the caller without waking anybody.
+    /// Runs `job(thread, task)` for every task below `tasks`, each once, on whichever thread is free: begun in order, so the
+    /// largest should come first. A single task, or any number on a team of one, runs on the caller without waking anybody.
     ///
     /// # Panics
     /// As [`Team::run`]; after a panic the thread it happened on takes no more tasks, the others finish what is left.
@@ -195,6 +198,25 @@ impl Team {
                 if task >= tasks {
                     break;
                 }
+                job(thread, task);
+            }
+        });
+    }
+
+    /// The same, but neighbouring tasks run on one thread, one after the other, as far as that keeps everybody busy. For tasks that
+    /// are about equally large.
+    ///
+    /// # Panics
+    /// As [`Team::for_each`], and when tasks are more than 2³².
+    pub fn for_each_in_runs(&self, tasks: usize, job: impl Fn(usize, usize) + Sync) {
+        if tasks <= 1 || self.workers.is_empty() {
+            return (0..tasks).for_each(|task| job(0, task));
+        }
+        assert!(!self.running.get(), "a job must not run its own team");
+        let runs = &self.runs;
+        runs.deal(tasks);
+        self.run(|thread| {
+            while let Some(task) = runs.next(thread) {
                 job(thread, task);
             }
         });

@@ -30,6 +30,11 @@ fn every_task_is_done_once_by_some_thread() {
             counts[task].fetch_add(1, Ordering::Relaxed);
         });
         assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+        team.for_each_in_runs(tasks, |thread, task| {
+            assert!(thread < 3);
+            counts[task].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 2));
     }
 }
 
