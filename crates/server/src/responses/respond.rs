@@ -156,16 +156,21 @@ impl Story {
             "previous_response_id": null,
             "reasoning": { "effort": null, "summary": null },
             "store": false,
-            "temperature": temperature,
+            "temperature": decimal(*temperature),
             "text": { "format": format },
             "tool_choice": tool_choice,
             "tools": tools,
-            "top_p": top_p,
+            "top_p": decimal(*top_p),
             "truncation": "disabled",
             "usage": usage.map(counts),
             "metadata": metadata,
         })
     }
+}
+
+/// 0.7 as it was written, and not as the nearest single-precision number has it.
+fn decimal(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or_else(|_| number.into())
 }
 
 fn counts(usage: &Usage) -> Value {
