@@ -62,7 +62,7 @@ const TEMPLATE: &str = "the model's own chat template is used";
 unserved! {
     /// Known in this endpoint and not acted on.
     pub(crate) struct UnservedChatFields {
-        store: False, NOT_STORED;
+        store: Any, NOT_STORED;
         functions: Empty, TOOLS;
         function_call: Word, TOOLS;
         audio: Null, ONLY_TEXT;
