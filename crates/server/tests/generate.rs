@@ -286,7 +286,8 @@ async fn a_prompt_may_be_scored_alone() {
     let scored = post(server.address, COMPLETE, &ask(0)).await.json();
     let longer = post(server.address, COMPLETE, &ask(3)).await.json();
     assert_eq!(scored["choices"].as_array().map(Vec::len), Some(4));
-    for (scored, longer) in gather_choices(&scored).iter().zip(gather_choices(&longer)) {
+    let both = [&scored, &longer].map(|answer| answer["choices"].as_array().unwrap());
+    for (scored, longer) in both[0].iter().zip(both[1]) {
         let tokens = scored["logprobs"]["tokens"].as_array().unwrap().len();
         for (name, list) in scored["logprobs"].as_object().unwrap() {
             let list = list.as_array().unwrap();
@@ -308,10 +309,6 @@ async fn a_prompt_may_be_scored_alone() {
     );
     assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], 0);
     server.stop().await;
-}
-
-fn gather_choices(answer: &Value) -> Vec<Value> {
-    answer["choices"].as_array().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -138,7 +138,7 @@ impl Story {
         usage: Option<&Usage>,
     ) -> Value {
         let Heading { id, created, model } = &self.heading;
-        let Echoed { instructions, max_output_tokens, temperature, top_p, metadata, form } =
+        let Echoed { instructions, max_output_tokens, temperature, top_p, effort, metadata, form } =
             &self.echoed;
         let Form { tools, tool_choice, parallel_tool_calls, format } = form;
         json!({
@@ -154,7 +154,7 @@ impl Story {
             "output": output,
             "parallel_tool_calls": parallel_tool_calls,
             "previous_response_id": null,
-            "reasoning": { "effort": null, "summary": null },
+            "reasoning": { "effort": effort, "summary": null },
             "store": false,
             "temperature": decimal(*temperature),
             "text": { "format": format },
