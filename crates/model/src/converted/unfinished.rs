@@ -50,11 +50,16 @@ impl Unfinished {
             Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Unsupported && !left => {}
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
-        // Between the look and the lock, another conversion may have finished and removed it.
+        // Between the look and the lock, another conversion may have finished and removed its folder: before this one opened
+        // the file, or after.
+        let finished = || refused("has just been written by another conversion");
         if file.metadata().map_err(failed)?.nlink() == 0 {
-            return Err(refused("has just been written by another conversion"));
+            return Err(finished());
         }
         let unfinished = Self { out, partial, made, _lock: file };
+        if !is_free(&unfinished.out, &unfinished.partial) {
+            return Err(finished());
+        }
         unfinished.clear().map_err(failed)?;
         Ok(unfinished)
     }

@@ -1,6 +1,6 @@
 //! From a [`ResponsesBody`] to a conversation.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::tools::{self, Form};
 use super::types::{
@@ -80,11 +80,7 @@ pub(crate) fn validate(
         store: _,
     } = responses;
     unserved_responses.refuse()?;
-    let effort = reasoning.map_or(Ok(None), |ReasoningOptions { fields, unserved }| {
-        unserved.refuse().map_err(|error| error.within("reasoning"))?;
-        Ok::<_, ApiError>(fields.effort)
-    })?;
-    let variables = thinking::effort(served, "reasoning.effort", effort.as_deref())?;
+    let (effort, variables) = effort(reasoning, served)?;
     one_choice(sampling.n)?;
     unknown_here(&output)?;
     if truncation.as_deref().is_some_and(|word| word != "disabled") {
@@ -122,6 +118,19 @@ pub(crate) fn validate(
     };
     let spoken = Spoken { messages, tools, variables, prompt_end: PromptEnd::Answer };
     Ok(ValidResponses { spoken, answering, echoed, common })
+}
+
+/// How much the model is to think, and what its template hears of that.
+fn effort(
+    reasoning: Option<ReasoningOptions>,
+    served: &Served,
+) -> Result<(Option<String>, Map<String, Value>), ApiError> {
+    let Some(ReasoningOptions { fields, unserved }) = reasoning else {
+        return Ok((None, Map::new()));
+    };
+    unserved.refuse().map_err(|error| error.within("reasoning"))?;
+    let variables = thinking::effort(served, "reasoning.effort", fields.effort.as_deref())?;
+    Ok((fields.effort, variables))
 }
 
 /// 400 for more choices than one.
