@@ -32,6 +32,8 @@ const STALL_SECONDS: u64 = 10;
 pub(crate) enum Failure {
     /// It cannot be reached or is not well: another attempt, or what the cache holds, may help.
     Away(Error),
+    /// It is not known to be the hub: another attempt would not help, what the cache holds may.
+    Distrusted(Error),
     /// It says no, or something that cannot be believed: asking again would not help.
     Refused(Error),
 }
@@ -252,7 +254,7 @@ impl Hub {
     fn classify(&self, error: ureq::Error, address: &Uri) -> Failure {
         if let Some(problem) = trust::distrust(&error) {
             let host = address.authority().map(ToString::to_string).unwrap_or_default();
-            return Failure::Refused(anyhow!("cannot get {} from {host}: {problem}", self.repo));
+            return Failure::Distrusted(anyhow!("cannot get {} from {host}: {problem}", self.repo));
         }
         let permanent = matches!(
             error,

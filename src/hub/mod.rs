@@ -139,13 +139,15 @@ fn obtain(reference: &Reference, revision: Option<&str>) -> Result<PathBuf> {
     let hub = Hub::from_env(&reference.repo)?;
     let info = match hub.info(&revision) {
         Ok(info) => info,
-        Err(Failure::Refused(error)) => return Err(error),
+        Err(Failure::Away(error) | Failure::Distrusted(error)) if cached().is_ok() => {
+            say!("{error:#}; going on with what the cache has");
+            return cached();
+        }
         Err(Failure::Away(error)) => {
             let advice = "check the network and HTTPS_PROXY, or set HF_ENDPOINT to a mirror";
-            let Ok(path) = cached() else { return Err(error.context(advice)) };
-            say!("{error:#}; going on with what the cache has");
-            return Ok(path);
+            return Err(error.context(advice));
         }
+        Err(Failure::Refused(error) | Failure::Distrusted(error)) => return Err(error),
     };
     let path = download(&hub, &cache, reference, &info)?;
     cache.remember(&revision, &info.commit)?;
