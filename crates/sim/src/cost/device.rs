@@ -38,7 +38,7 @@ pub enum BadDevice {
     #[error("is no device: {0}")]
     Json(String),
     /// A number that no machine has.
-    #[error("{field} must be from {least:e} to {most:e}, not {value:e}")]
+    #[error("{field} must be from {least:?} to {most:?}, not {value:?}")]
     Field {
         /// Its name.
         field: &'static str,
