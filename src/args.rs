@@ -127,7 +127,7 @@ pub(crate) struct ModelArgs {
     pub(crate) max_num_seqs: u32,
 
     /// Most tokens computed in one step; longer prompts are cut into chunks. auto: measure this machine, and take what it
-    /// computes in about a quarter of a second, so that nobody waits longer for the next token
+    /// computes in about an eighth of a second, so that nobody waits longer for the next token
     #[arg(long, value_name = "TOKENS", default_value = "auto", value_parser = step_tokens)]
     pub(crate) max_num_batched_tokens: StepTokens,
 

@@ -3,11 +3,16 @@
 use std::fs;
 use std::num::NonZero;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 /// Bytes this process may still take: free memory of the machine, or of its container or service if that is less.
 /// `None` where the system does not tell.
 pub(crate) fn available_memory() -> Option<u64> {
+    if cfg!(target_os = "macos") {
+        let told = Command::new("/usr/bin/vm_stat").output().ok()?;
+        return vm_stat_available(&String::from_utf8(told.stdout).ok()?);
+    }
     let machine = meminfo_available(&fs::read_to_string("/proc/meminfo").ok()?)?;
     let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let granted = group_available(Path::new("/sys/fs/cgroup"), &group);
@@ -18,6 +23,19 @@ fn meminfo_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// Pages that are free or hold what can be read again, by what macOS' `vm_stat` prints.
+fn vm_stat_available(told: &str) -> Option<u64> {
+    let (_, size) = told.lines().next()?.split_once("page size of ")?;
+    let size: u64 = size.split_whitespace().next()?.parse().ok()?;
+    let pages = |name: &str| -> Option<u64> {
+        let line = told.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches('.').parse().ok()
+    };
+    let pages = ["Pages free:", "Pages inactive:", "Pages speculative:"].map(pages);
+    let sum = pages.into_iter().try_fold(0_u64, |sum, pages| sum.checked_add(pages?))?;
+    sum.checked_mul(size)
 }
 
 /// How a version of control groups tells of memory.
@@ -91,6 +109,23 @@ mod tests {
         assert_eq!(meminfo_available(meminfo), Some(23_000_000 * 1024));
         assert_eq!(meminfo_available("MemTotal: 5 kB\n"), None);
         assert_eq!(meminfo_available("MemAvailable: many kB\n"), None);
+    }
+
+    #[test]
+    fn available_memory_of_a_mac_is_what_is_free_or_inactive() {
+        let told = "Mach Virtual Memory Statistics: (page size of 16384 bytes)\n\
+            Pages free:                               10000.\n\
+            Pages active:                            415392.\n\
+            Pages inactive:                          400000.\n\
+            Pages speculative:                         1000.\n\
+            Pages throttled:                              0.\n\
+            Pages wired down:                        131029.\n";
+        assert_eq!(vm_stat_available(told), Some(411_000 * 16384));
+        assert_eq!(vm_stat_available(&told.replace("Pages free", "Pages gone")), None);
+        assert_eq!(vm_stat_available(&told.replace("10000.", "99999999999999999999.")), None);
+        assert_eq!(vm_stat_available(&told.replace("10000.", "9999999999999999999.")), None);
+        assert_eq!(vm_stat_available("no such thing\n"), None);
+        assert_eq!(vm_stat_available(""), None);
     }
 
     #[test]

@@ -85,4 +85,10 @@ pub trait Executor: Send {
     /// # Errors
     /// When the step as a whole failed; the cache's contents for the plan's rows are then undefined.
     fn execute(&mut self, plan: &StepPlan, out: &mut StepOutput) -> Result<(), ExecError>;
+
+    /// Uses a moment in which there is nothing to run for what steps to come would otherwise wait for. Takes a few
+    /// milliseconds, since a request may arrive meanwhile; returns whether there is more of it to do.
+    fn prepare(&mut self) -> bool {
+        false
+    }
 }

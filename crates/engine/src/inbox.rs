@@ -66,6 +66,12 @@ struct State {
     door: Door,
 }
 
+impl State {
+    fn is_quiet(&self) -> bool {
+        self.messages.is_empty() && self.door == Door::Open
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Inbox {
@@ -124,11 +130,16 @@ impl Inbox {
     /// until there is a message or the door is not open.
     pub(crate) fn take(&self, wait: bool, messages: &mut Vec<Message>) -> Door {
         let mut state = self.lock();
-        while wait && state.messages.is_empty() && state.door == Door::Open {
+        while wait && state.is_quiet() {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         messages.append(&mut state.messages);
         state.door
+    }
+
+    /// Whether [`Inbox::take`] would wait.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.lock().is_quiet()
     }
 
     // No code that can panic runs under the lock, so a poisoned one holds nothing broken.

@@ -99,6 +99,7 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
                 // Aborts change the numbers without a step.
                 self.publish();
                 self.check(Occasion::Idle)?;
+                self.prepare();
             }
             let door = self.shared.inbox.take(idle, &mut self.messages);
             if door >= Door::Aborting {
@@ -114,6 +115,11 @@ impl<M: KvMemory, O: Observer> Engine<M, O> {
                 return Ok(());
             }
         }
+    }
+
+    /// Lets the executor prepare for steps to come until somebody wants something.
+    fn prepare(&mut self) {
+        while self.shared.inbox.is_quiet() && self.executor.prepare() {}
     }
 
     /// Ends every request with `cause`. The door must be closed, so that no request can follow.

@@ -213,6 +213,19 @@ impl KvCache {
         });
     }
 
+    /// Takes the memory of one layer of these blocks from the system before they are written. What they hold stays.
+    ///
+    /// # Panics
+    /// When there is no such layer or block.
+    pub fn populate(&mut self, layer: usize, blocks: Range<usize>) {
+        let shape = self.shape;
+        assert!(layer < shape.layers, "layer {layer} of {}", shape.layers);
+        let inside = blocks.start <= blocks.end && blocks.end <= shape.blocks;
+        assert!(inside, "blocks {blocks:?} of {}", shape.blocks);
+        let start = shape.run(layer, blocks.start, 0, 0);
+        self.data.populate(start..shape.run(layer, blocks.end, 0, 0));
+    }
+
     /// Copies a block in all layers, keys and values.
     ///
     /// # Panics

@@ -4,6 +4,7 @@
 //! where the system has them (10 % at memory bandwidth), and are aligned, so that no vector straddles two cache lines.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::MmapMut;
@@ -46,6 +47,19 @@ impl<T: Pod> Pages<T> {
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         let bytes = self.len * size_of::<T>();
         bytemuck::cast_slice_mut(&mut self.map[..bytes])
+    }
+}
+
+impl Pages<u8> {
+    /// Takes pages for these bytes from the system now, where it knows how (Linux 5.14 and later); elsewhere the first write
+    /// takes them. What the bytes hold stays.
+    pub(crate) fn populate(&mut self, bytes: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        {
+            let _ = self.map.advise_range(memmap2::Advice::PopulateWrite, bytes.start, bytes.len());
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = bytes;
     }
 }
 
@@ -117,5 +131,37 @@ impl<'a, T> Parts<'a, T> {
         assert!(inside, "part {at}..+{len} of {}", self.len);
         // SAFETY: inside the slice, which is borrowed for 'a; the caller promises that nobody else uses these elements.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+}
+
+/// Where the system tells which pages have memory, and how large they are is known.
+#[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    const PAGE: usize = 4096;
+
+    /// Whether the page that holds this byte has memory.
+    fn is_present(byte: &u8) -> bool {
+        let page = std::ptr::from_ref(byte).addr() / PAGE;
+        let mut entry = [0; 8];
+        let map = File::open("/proc/self/pagemap").expect("a map of pages");
+        map.read_exact_at(&mut entry, page as u64 * 8).expect("an entry");
+        u64::from_le_bytes(entry) >> 63 == 1
+    }
+
+    #[test]
+    fn pages_that_are_populated_have_memory_and_keep_what_they_held() {
+        let mut pages = Pages::<u8>::zeroed(1 << 20).expect("a MiB");
+        pages.as_mut_slice()[300_000] = 7;
+        assert!(!is_present(&pages.as_slice()[500_000]), "nobody has written there");
+        pages.populate(200_000..600_000);
+        let bytes = pages.as_slice();
+        assert!((200_000..600_000).step_by(PAGE).all(|at| is_present(&bytes[at])));
+        assert!(!is_present(&bytes[900_000]));
+        assert_eq!(bytes.iter().filter(|byte| **byte != 0).collect::<Vec<_>>(), [&7]);
     }
 }

@@ -5,6 +5,8 @@
 //! each row in an order that depends on nothing but the row's own length, so that a token's result does not change with
 //! its neighbours.
 
+use std::ops::Range;
+
 use folio_core::exec::{DrawFault, Drawn, Score};
 use folio_core::plan::StepPlan;
 use folio_kernels::{AttendSpec, BatchRow, Epilogue, KvDtype, RopeStyle};
@@ -259,6 +261,10 @@ pub trait Backend: Send + Sized {
         tasks: &[Task],
         answers: &mut Vec<Answer>,
     );
+
+    /// Takes the memory of one layer of these blocks from the system before they are written, where that is not done
+    /// when a cache is made. What they hold stays.
+    fn populate(&self, layer: usize, blocks: Range<usize>, cache: &mut Self::Cache);
 
     /// Copies a block over another, in every layer.
     fn copy_block(&self, source: u32, destination: u32, cache: &mut Self::Cache);

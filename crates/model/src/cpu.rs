@@ -1,5 +1,6 @@
 //! The backend on the CPU: folio's own kernels, called with the shapes of the forward pass.
 
+use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use folio_core::plan::StepPlan;
@@ -292,6 +293,10 @@ impl Backend for Cpu {
             let _ = slots[number].set(answerer.answer(row, task.want, thread));
         });
         answers.extend(slots.into_iter().filter_map(OnceLock::into_inner));
+    }
+
+    fn populate(&self, layer: usize, blocks: Range<usize>, cache: &mut KvCache) {
+        cache.populate(layer, blocks);
     }
 
     fn copy_block(&self, source: u32, destination: u32, cache: &mut KvCache) {

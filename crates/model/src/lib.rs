@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod advice;
+mod ahead;
 pub mod arch;
 pub mod backend;
 pub mod block_size;

@@ -2,6 +2,7 @@
 //!
 //! Who does not profile runs the backend itself, and there is nothing of this in its way.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -220,6 +221,10 @@ impl<B: Backend> Backend for Profiled<B> {
     ) {
         let Self { inner, profile } = self;
         profile.time(Operation::Sample, || inner.answer(logits, plan, tasks, answers));
+    }
+
+    fn populate(&self, layer: usize, blocks: Range<usize>, cache: &mut B::Cache) {
+        self.inner.populate(layer, blocks, cache);
     }
 
     fn copy_block(&self, source: u32, destination: u32, cache: &mut B::Cache) {

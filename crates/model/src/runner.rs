@@ -7,6 +7,7 @@ use folio_core::exec::{ExecError, Executor, StepOutput};
 use folio_core::plan::StepPlan;
 use folio_kernels::BatchRow;
 
+use crate::ahead::Ahead;
 use crate::backend::{Answer, Backend, CacheShape, Step, Task, Want};
 use crate::check::Capacity;
 use crate::checkpoint::Checkpoint;
@@ -25,6 +26,7 @@ pub struct Runner<B: Backend> {
     model: Model<B>,
     scratch: Scratch<B>,
     cache: B::Cache,
+    ahead: Ahead,
     swap: Option<SwapStore>,
     capacity: Capacity,
     block_bytes: u64,
@@ -57,14 +59,16 @@ impl<B: Backend> Runner<B> {
         let model = load_model(&backend, checkpoint, plan, progress)?;
         let spec = checkpoint.spec();
         let shape = ScratchShape::new(spec, plan.max_num_batched_tokens, plan.max_num_seqs);
-        let cache = backend.cache(CacheShape {
+        let cache_shape = CacheShape {
             layers: spec.layers,
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
             blocks: plan.blocks,
             block_size: plan.block_size,
             dtype: plan.kv_dtype,
-        })?;
+        };
+        let ahead = Ahead::new(&cache_shape, plan.kv_bytes_per_block);
+        let cache = backend.cache(cache_shape)?;
         let scratch = Scratch::new(&backend, &shape)?;
         let capacity = Capacity {
             vocab: spec.vocab,
@@ -79,6 +83,7 @@ impl<B: Backend> Runner<B> {
             model,
             scratch,
             cache,
+            ahead,
             swap: None,
             capacity,
             block_bytes: plan.kv_bytes_per_block,
@@ -118,6 +123,7 @@ impl<B: Backend> Runner<B> {
         blocks.clear();
         tokens.extend(plan.tokens.iter().map(|t| t.0));
         blocks.extend(plan.blocks.iter().map(|b| b.0));
+        self.ahead.used(blocks);
         for row in &plan.rows {
             positions.extend((row.start..).take(row.tokens.len()));
             sequences.push(BatchRow {
@@ -187,5 +193,11 @@ impl<B: Backend> Executor for Runner<B> {
             }
         }
         Ok(())
+    }
+
+    fn prepare(&mut self) -> bool {
+        let Some((layer, blocks)) = self.ahead.next() else { return false };
+        self.backend.populate(layer, blocks, &mut self.cache);
+        true
     }
 }

@@ -15,7 +15,7 @@ use crate::error::ModelError;
 use crate::spec::ModelSpec;
 
 /// How long a step may take about: a pause that a reader hardly notices.
-pub const TARGET: Duration = Duration::from_millis(250);
+pub const TARGET: Duration = Duration::from_millis(125);
 /// Fewest tokens. With fewer rows the weights are read too often for what is computed with them.
 pub const FEWEST: usize = 64;
 /// Most tokens. More would only take memory.

@@ -1,11 +1,16 @@
 //! What is served: the same tokens alone and in any company, with the facts about time and numbers beside them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::common::*;
+use folio_core::exec::{ExecError, Executor, StepOutput};
 use folio_core::params::Requested;
-use folio_engine::{Health, Update};
-use folio_sim::Gate;
+use folio_core::plan::StepPlan;
+use folio_core::schedule::Scheduler;
+use folio_engine::{Health, Update, start};
+use folio_sim::{CostExecutor, Gate};
 
 #[test]
 fn a_request_gets_its_tokens_its_facts_and_an_end() {
@@ -44,6 +49,42 @@ fn a_request_is_admitted_when_its_first_step_begins() {
     gate.open();
     let timing = block_on(read(generation)).timing.unwrap();
     assert!(timing.admitted <= in_the_step && in_the_step <= timing.first_token, "{timing:?}");
+    finish(&handle, thread);
+}
+
+/// Never done with preparing; tells how often it was asked.
+struct Preparing {
+    inner: CostExecutor,
+    asked: Arc<AtomicU64>,
+}
+
+impl Executor for Preparing {
+    fn execute(&mut self, plan: &StepPlan, out: &mut StepOutput) -> Result<(), ExecError> {
+        self.inner.execute(plan, out)
+    }
+
+    fn prepare(&mut self) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+#[test]
+fn what_an_executor_prepares_in_idle_moments_holds_up_nobody() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let executor = Box::new(Preparing { inner: executor(32), asked: Arc::clone(&asked) });
+    let (handle, thread) = start(Scheduler::new(limits(), memory(32)), executor, config()).unwrap();
+    for i in 0..3 {
+        let before = asked.load(Ordering::Relaxed);
+        while asked.load(Ordering::Relaxed) < before + 10 {
+            std::thread::yield_now();
+        }
+        let job = plain(i, 10, 20);
+        assert_eq!(
+            block_on(read(handle.generate(job.clone()).unwrap())).finished(),
+            expected(&job)
+        );
+    }
     finish(&handle, thread);
 }
 

@@ -421,6 +421,8 @@ impl Backend for Naive {
         panic!("the oracle has no swap space");
     }
 
+    fn populate(&self, _: usize, _: Range<usize>, _: &mut NaiveCache) {}
+
     fn copy_block(&self, source: u32, destination: u32, cache: &mut NaiveCache) {
         let CacheShape { layers, block_size, .. } = cache.shape;
         for layer in 0..layers {

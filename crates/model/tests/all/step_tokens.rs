@@ -9,9 +9,9 @@ use crate::driver::open;
 use crate::golden::zoo;
 
 #[test]
-fn a_step_takes_a_quarter_of_a_second_where_that_uses_the_machine() {
-    assert_eq!(choose(1250.0, 64), 256);
-    assert_eq!(choose(4096.0, 64), 1024);
+fn a_step_takes_an_eighth_of_a_second_where_that_uses_the_machine() {
+    assert_eq!(choose(2500.0, 64), 256);
+    assert_eq!(choose(8192.0, 64), 1024);
     // Too slow for that: what runs must get on.
     assert_eq!(choose(180.0, 16), FEWEST);
     assert_eq!(choose(180.0, 64), 128);
