@@ -3,58 +3,15 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rcgen::date_time_ymd;
 
 use crate::common::Server;
+use crate::common::authority::Authority;
 use crate::server::{Content, Hub};
 use crate::{MODEL, Machine, bytes, demo, failed, one_gguf, succeeded};
-
-/// Whom only those trust who have its certificate.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// How a host of this name speaks TLS.
-    fn host(&self, name: &str) -> Option<Arc<ServerConfig>> {
-        self.host_with(name, |_| ())
-    }
-
-    fn host_with(
-        &self,
-        name: &str,
-        change: impl FnOnce(&mut CertificateParams),
-    ) -> Option<Arc<ServerConfig>> {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let chain = vec![params.signed_by(&key, &self.0).unwrap().der().clone()];
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions =
-            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = versions.unwrap().with_no_client_auth().with_single_cert(chain, key);
-        Some(Arc::new(config.unwrap()))
-    }
-
-    /// Its certificate as a file, which is what `SSL_CERT_FILE` names.
-    fn file(&self, folder: &Path) -> String {
-        let path = folder.join("authority.pem");
-        fs::write(&path, self.0.pem()).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
 
 #[test]
 fn a_hub_is_trusted_by_the_authority_that_is_named() {
