@@ -4,6 +4,7 @@
 //! that suggests the nearest one; none is ignored.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -154,6 +155,9 @@ pub(crate) enum LoadFormat {
     Dummy,
 }
 
+/// The values of `--max-n`.
+pub(crate) const MAX_N: RangeInclusive<i64> = 1..=1024;
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -175,9 +179,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) max_num_queued_reqs: u32,
 
-    /// Most choices, samples or beams of one prompt (n, best_of, beam_width); also from VLLM_MAX_N_SEQUENCES
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1024), env = "VLLM_MAX_N_SEQUENCES")]
-    pub(crate) max_n: u32,
+    /// Most choices, samples or beams of one prompt (n, best_of, beam_width); default: VLLM_MAX_N_SEQUENCES, or 128
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(MAX_N))]
+    pub(crate) max_n: Option<u32>,
 
     /// Key(s) a client must send as "Authorization: Bearer KEY"; also from VLLM_API_KEY
     #[arg(long, value_name = "KEY", num_args = 1.., env = "VLLM_API_KEY", hide_env_values = true)]

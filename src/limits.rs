@@ -7,7 +7,9 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use folio_server::Limits;
 
+use crate::args::MAX_N;
 use crate::trace::read_text;
+use crate::typed::variable;
 
 /// Longest file of keys, in bytes.
 const MOST_KEY_BYTES: u64 = 1 << 20;
@@ -106,14 +108,17 @@ pub(crate) enum LogFormat {
 }
 
 impl HttpArgs {
-    /// The limits, `max_n` among them.
-    pub(crate) fn limits(&self, max_n: u32) -> Limits {
+    /// The limits; `max_n` is `--max-n`, else `VLLM_MAX_N_SEQUENCES`.
+    ///
+    /// # Errors
+    /// Names the variable when it is not such a number.
+    pub(crate) fn limits(&self, max_n: Option<u32>) -> Result<Limits> {
         let usual = Limits::default();
         let count = |given: Option<u32>, usual: usize| {
             given.map_or(usual, |given| usize::try_from(given).unwrap_or(usize::MAX))
         };
         let body_bytes = count(self.max_body_bytes, usual.body_bytes);
-        Limits {
+        Ok(Limits {
             body_bytes,
             body_bytes_together: usual.body_bytes_together.max(body_bytes),
             body_time: self.body_timeout.unwrap_or(usual.body_time),
@@ -128,11 +133,11 @@ impl HttpArgs {
             requests_per_key: self.max_requests_per_key.unwrap_or(usual.requests_per_key),
             keep_alive: self.sse_keep_alive_interval.unwrap_or(usual.keep_alive),
             prompts: count(self.max_prompts, usual.prompts),
-            n: max_n,
+            n: max_n.map_or_else(|| max_n_of_environment(usual.n), Ok)?,
             logprobs: self.max_logprobs.unwrap_or(usual.logprobs),
             stops: count(self.max_stops, usual.stops),
             ..usual
-        }
+        })
     }
 
     /// The origins, which may also be given as vLLM is given them: as a JSON list.
@@ -177,6 +182,15 @@ impl HttpArgs {
         }
         Ok(given)
     }
+}
+
+fn max_n_of_environment(usual: u32) -> Result<u32> {
+    const NAME: &str = "VLLM_MAX_N_SEQUENCES";
+    let Some(text) = variable(NAME) else { return Ok(usual) };
+    let number = text.trim().parse().ok().filter(|n| MAX_N.contains(&i64::from(*n)));
+    number.with_context(|| {
+        format!("{NAME} must be a number from {} to {}, not {text:?}", MAX_N.start(), MAX_N.end())
+    })
 }
 
 /// `*`, `null`, or a scheme and a host.

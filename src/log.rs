@@ -14,9 +14,13 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::limits::LogFormat;
+use crate::typed::variable;
 
 /// Lines that may wait to be written.
 const MOST_WAITING: usize = 4096;
+
+/// What is logged unless the environment says otherwise.
+const USUAL: &str = "info";
 
 /// Time to write what waits when the process ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -74,8 +78,11 @@ pub(crate) struct Log {
 impl Log {
     /// Starts to log to standard error. `FOLIO_LOG` chooses what is logged, in the syntax of `RUST_LOG`.
     pub(crate) fn start(format: LogFormat) -> Self {
-        let filter =
-            EnvFilter::try_from_env("FOLIO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        let wanted = variable("FOLIO_LOG").unwrap_or_else(|| USUAL.to_owned());
+        let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
+            say!("FOLIO_LOG={wanted:?} is not understood ({error}); it is taken as {USUAL}");
+            EnvFilter::new(USUAL)
+        });
         let log = Self::to(io::stderr());
         let lines = log.lines.clone();
         let subscriber =

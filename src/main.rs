@@ -15,6 +15,7 @@ mod operations;
 mod output;
 mod pins;
 mod plan;
+mod proxy;
 mod serve;
 mod settings;
 mod shapes;
@@ -26,6 +27,7 @@ mod startup;
 mod tables;
 mod terminal;
 mod trace;
+mod trust;
 mod typed;
 mod vocabulary;
 

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use folio_server::{
-    App, Ending, KvEventCounts, KvEventsConfig, ModelFacts, ModelTexts, ServerConfig, Tls,
+    App, Ending, KvEventCounts, KvEventsConfig, Limits, ModelFacts, ModelTexts, ServerConfig, Tls,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -41,6 +41,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
         .build()
         .context("cannot start the HTTP threads")?;
     let keys = args.http.keys(args.api_key.clone())?;
+    let limits = args.http.limits(args.max_n)?;
     let origins = args.http.origins()?;
     typed::warn_of_variables();
     // The port is taken before weights are fetched and loaded, so that a wrong one is told at once.
@@ -57,7 +58,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     let (running, kv_events) = start(&settings, &runtime, kv_events)?;
     let tools = args.tool_call_parser.format(running.template.as_ref());
     let reasoning = args.reasoning_parser.is_some();
-    let config = config(args, keys, &settings, &running);
+    let config = config(args, keys, limits, &settings, &running);
     let config = ServerConfig { kv_events, tls: tls.clone(), allowed_origins: origins, ..config };
     #[cfg(feature = "otlp")]
     let config = ServerConfig { spans, ..config };
@@ -128,6 +129,7 @@ async fn renew(tls: Tls) {
 fn config(
     args: ServeArgs,
     api_keys: Vec<String>,
+    limits: Limits,
     settings: &Settings,
     running: &Running,
 ) -> ServerConfig {
@@ -155,7 +157,7 @@ fn config(
         priorities: args.http.scheduling_policy == SchedulingPolicy::Priority,
         seed: Some(settings.seed),
         model,
-        limits: args.http.limits(args.max_n),
+        limits,
         ..ServerConfig::default()
     }
 }

@@ -10,6 +10,7 @@ use folio_sim::memory::Policy;
 
 use crate::args::{self, BlockSize, LoadFormat, ModelArgs, StepTokens};
 use crate::hub::Located;
+use crate::typed::variable;
 use crate::{builtin, hub, machine, shapes, trace};
 
 /// Where the system does not tell how much memory is free, this much is assumed to be.
@@ -169,8 +170,8 @@ fn kv_dtype(asked: args::KvCacheDtype) -> Option<KvDtype> {
 
 /// The best instruction set of this CPU, or the one `FOLIO_ISA` forces. All give the same tokens.
 pub(crate) fn isa() -> Result<Isa> {
-    match std::env::var("FOLIO_ISA") {
-        Ok(name) => Isa::from_name(&name).context("FOLIO_ISA"),
-        Err(_) => Ok(Isa::detect()),
+    match variable("FOLIO_ISA") {
+        Some(name) => Isa::from_name(&name).context("FOLIO_ISA"),
+        None => Ok(Isa::detect()),
     }
 }

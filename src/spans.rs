@@ -8,6 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use folio_server::{RequestSpan, SpanSink, SpanValue};
 use serde_json::{Value, json};
+use ureq::Agent;
+
+use crate::proxy::Proxies;
+use crate::trust;
+use crate::typed::variable;
 
 /// Spans that wait for the thread.
 const QUEUE: usize = 4096;
@@ -31,12 +36,18 @@ pub(crate) fn start(endpoint: &str) -> Result<(SpanSink, Exporter)> {
         endpoint.starts_with("http://") || endpoint.starts_with("https://"),
         "--otlp-traces-endpoint must be like http://localhost:4318/v1/traces, not {endpoint:?}"
     );
+    let address = endpoint.parse().context("--otlp-traces-endpoint")?;
+    let config = Agent::config_builder()
+        .timeout_global(Some(POST_TIME))
+        .tls_config(trust::tls()?)
+        .proxy(Proxies::from_env()?.of(&address));
+    let agent = config.build().into();
     let (sender, spans) = sync_channel(QUEUE);
     let (done, ended) = channel();
     let endpoint = endpoint.to_owned();
-    let service = std::env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| "folio".to_owned());
+    let service = variable("OTEL_SERVICE_NAME").unwrap_or_else(|| "folio".to_owned());
     let work = move || {
-        export(&spans, &endpoint, &service);
+        export(&spans, &agent, &endpoint, &service);
         let _ = done.send(());
     };
     std::thread::Builder::new()
@@ -53,9 +64,7 @@ impl Exporter {
     }
 }
 
-fn export(spans: &Receiver<RequestSpan>, endpoint: &str, service: &str) {
-    let config = ureq::Agent::config_builder().timeout_global(Some(POST_TIME));
-    let agent: ureq::Agent = config.build().into();
+fn export(spans: &Receiver<RequestSpan>, agent: &Agent, endpoint: &str, service: &str) {
     while let Ok(first) = spans.recv() {
         let mut batch = vec![first];
         let until = Instant::now() + WAIT;
@@ -68,7 +77,12 @@ fn export(spans: &Receiver<RequestSpan>, endpoint: &str, service: &str) {
         let message = message(&batch, service).to_string();
         let sent = agent.post(endpoint).header("content-type", "application/json").send(message);
         if let Err(error) = sent {
-            tracing::warn!(%error, spans = batch.len(), "the collector of spans did not take them");
+            let problem = trust::distrust(&error).unwrap_or_else(|| error.to_string());
+            tracing::warn!(
+                problem,
+                spans = batch.len(),
+                "the collector of spans did not take them"
+            );
         }
     }
 }

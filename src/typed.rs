@@ -16,8 +16,8 @@ use crate::shapes;
 /// Flags of vLLM and llama.cpp that folio does not have: all names of a row, with spaces between, and what to do instead.
 const ELSEWHERE: &[(&str, &str)] = &[
     // The model.
-    ("--model -m", "write the model without a flag: folio serve MODEL"),
-    ("-hf -hfr --hf-repo", "write the model without a flag: folio serve ORG/NAME:Q4_K_M"),
+    ("--model -m", "write the model without a flag, as in folio serve MODEL"),
+    ("-hf -hfr --hf-repo", "write the model without a flag, as in folio serve ORG/NAME:Q4_K_M"),
     ("--alias", "use --served-model-name"),
     ("--tokenizer --tokenizer-mode", "leave it out: the tokenizer beside the model is used"),
     ("--trust-remote-code", "leave it out: code that comes with a model is never run"),
@@ -117,10 +117,15 @@ const VARIABLES: [(&str, &str); 3] = [
     ("VLLM_CPU_NUM_OF_RESERVED_CPU", "use --threads"),
 ];
 
+/// An environment variable; one that is empty is taken as not set.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// Tells of variables that somebody set and nobody reads.
 pub(crate) fn warn_of_variables() {
     for (name, instead) in VARIABLES {
-        if std::env::var_os(name).is_some() {
+        if variable(name).is_some() {
             say!("{name} is set and not read; {instead}");
         }
     }

@@ -7,12 +7,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
 
-use common::Server;
+use common::authority::Authority;
+use common::{Folder, Server};
+use rustls::{ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 /// Reads one POST and answers it.
-fn receive(listener: &TcpListener) -> (String, Value) {
-    let (stream, _) = listener.accept().unwrap();
+fn receive(stream: impl Read + Write) -> (String, Value) {
     let mut reader = BufReader::new(stream);
     let (mut head, mut line) = (String::new(), String::new());
     while reader.read_line(&mut line).unwrap() > 2 {
@@ -31,7 +32,7 @@ fn receive(listener: &TcpListener) -> (String, Value) {
 fn a_collector_gets_a_span_for_each_request() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}/v1/traces", listener.local_addr().unwrap());
-    let collector = std::thread::spawn(move || receive(&listener));
+    let collector = std::thread::spawn(move || receive(listener.accept().unwrap().0));
     let server = Server::start(&["--otlp-traces-endpoint", &endpoint]);
     let body = json!({ "prompt": "Once upon a time", "max_tokens": 5, "ignore_eos": true });
     assert_eq!(server.post("/v1/completions", &body).0, 200);
@@ -50,6 +51,28 @@ fn a_collector_gets_a_span_for_each_request() {
     assert_eq!(span["traceId"].as_str().map(str::len), Some(32));
     let tokens = json!({ "key": "gen_ai.usage.completion_tokens", "value": { "intValue": "5" } });
     assert!(span["attributes"].as_array().unwrap().contains(&tokens), "{span}");
+}
+
+#[test]
+fn a_collector_may_have_a_certificate_of_ones_own_and_be_on_this_side_of_the_proxy() {
+    let folder = Folder::new("collector");
+    let authority = Authority::new();
+    let file = authority.file(&folder.0);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://localhost:{}/v1/traces", listener.local_addr().unwrap().port());
+    let tls = ServerConnection::new(authority.host("localhost").unwrap()).unwrap();
+    let collector =
+        std::thread::spawn(move || receive(StreamOwned::new(tls, listener.accept().unwrap().0)));
+    let variables = [
+        ("SSL_CERT_FILE", file.as_str()),
+        ("https_proxy", "http://127.0.0.1:1"),
+        ("no_proxy", "example.org, localhost"),
+    ];
+    let server = Server::start_in(&["--otlp-traces-endpoint", &endpoint], &variables);
+    assert_eq!(server.post("/v1/completions", &json!({ "prompt": "Hi", "max_tokens": 1 })).0, 200);
+    server.stop();
+    let (_, message) = collector.join().unwrap();
+    assert_eq!(message["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["name"], "llm_request");
 }
 
 #[test]

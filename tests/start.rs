@@ -92,6 +92,54 @@ fn flags_that_cannot_work_say_what_to_do() {
     }
 }
 
+/// A server that cannot listen, so that it ends by itself, with these variables.
+fn said_with(variables: &[(&str, &str)]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_folio"))
+        .args(["serve", "--host", "192.0.2.1", "--port", "1"])
+        .envs(variables.iter().copied())
+        .output()
+        .expect("it runs");
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_is_wrong_with_a_variable_is_told_by_its_name() {
+    for (name, value) in [
+        ("VLLM_MAX_N_SEQUENCES", "0"),
+        ("VLLM_MAX_N_SEQUENCES", "many"),
+        ("FOLIO_LOG", "folio=loudly"),
+        // A key that was forgotten must not open the server.
+        ("VLLM_API_KEY", ""),
+    ] {
+        let said = said_with(&[(name, value)]);
+        assert!(said.contains(name) && said.contains(value), "{name}={value}: {said}");
+        assert!(!said.contains("--max-n"), "{said}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let names = [
+        "VLLM_MAX_N_SEQUENCES",
+        "VLLM_CPU_KVCACHE_SPACE",
+        "FOLIO_ISA",
+        "FOLIO_LOG",
+        "OTEL_SERVICE_NAME",
+        "HF_ENDPOINT",
+    ];
+    let said = said_with(&names.map(|name| (name, "")));
+    assert!(said.contains("cannot listen on 192.0.2.1:1"), "{said}");
+    for name in names {
+        assert!(!said.contains(name), "{said}");
+    }
+    let server = Server::start_in(&[], &names.map(|name| (name, "")));
+    let (_, info) = server.get("/server_info");
+    let info: Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(info["limits"]["n"], 128, "{info}");
+    server.stop();
+}
+
 #[test]
 fn an_automatic_block_size_serves() {
     let said = Command::new(env!("CARGO_BIN_EXE_folio"))

@@ -8,7 +8,6 @@
 //! ROOT/.locks/models--ORG--NAME/ETAG.lock           held by whoever fetches the blob
 //! ```
 
-use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -17,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::name::{Commit, Etag, FilePath, Repo, Revision};
+use crate::typed::variable;
 
 /// Longest contents of a file in `refs` that are read.
 const MOST_REF_BYTES: u64 = 128;
@@ -158,11 +158,6 @@ pub(crate) fn home() -> Result<PathBuf> {
         Some(home) => Ok(Path::new(&home).join(".cache/huggingface")),
         None => bail!("neither HF_HUB_CACHE, HF_HOME nor HOME says where models are to be kept"),
     }
-}
-
-/// An environment variable that is set and not empty.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn make_parent(path: &Path) -> Result<()> {

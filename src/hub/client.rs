@@ -11,11 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use ureq::http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
-use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::cache::{home, variable};
+use super::cache::home;
 use super::name::{Commit, Etag, FilePath, Repo, Revision, url_encoded};
+use crate::proxy::Proxies;
+use crate::trust;
+use crate::typed::variable;
 
 const HUGGING_FACE: &str = "https://huggingface.co";
 /// Most bytes of the description of a model.
@@ -30,6 +32,8 @@ const STALL_SECONDS: u64 = 10;
 pub(crate) enum Failure {
     /// It cannot be reached or is not well: another attempt, or what the cache holds, may help.
     Away(Error),
+    /// It is not known to be the hub: another attempt would not help, what the cache holds may.
+    Distrusted(Error),
     /// It says no, or something that cannot be believed: asking again would not help.
     Refused(Error),
 }
@@ -58,6 +62,7 @@ pub(crate) struct Meta {
 /// The hub, or a mirror of it.
 pub(crate) struct Hub {
     agent: Agent,
+    proxies: Proxies,
     endpoint: Uri,
     /// With the scheme and without a slash at its end.
     base: String,
@@ -101,9 +106,12 @@ impl Hub {
             .user_agent(concat!("folio/", env!("CARGO_PKG_VERSION")))
             // Lengths and checksums are those of the plain contents.
             .accept_encoding("identity")
-            .tls_config(TlsConfig::builder().root_certs(root_certificates()?).build())
+            .tls_config(trust::tls()?)
+            // Chosen for each request.
+            .proxy(None)
             .build();
-        Ok(Self { agent: agent.into(), endpoint, base, repo: repo.clone(), token: token()? })
+        let (agent, proxies) = (agent.into(), Proxies::from_env()?);
+        Ok(Self { agent, proxies, endpoint, base, repo: repo.clone(), token: token()? })
     }
 
     /// What the model is at this revision.
@@ -113,7 +121,7 @@ impl Hub {
         let mut response = self.ask(&Method::GET, &url, None)?;
         self.check(&response, revision, None)?;
         let body = response.body_mut().with_config().limit(MOST_INFO_BYTES).read_to_vec();
-        let body = body.map_err(|error| self.classify(error))?;
+        let body = body.map_err(|error| self.classify(error, &self.endpoint))?;
         Ok(parse_info(&body).with_context(|| {
             format!("{} described {} in a way that cannot be read", self.base, self.repo)
         })?)
@@ -176,7 +184,9 @@ impl Hub {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             let request = request.body(()).context("a request to the hub")?;
-            let response = self.agent.run(request).map_err(|error| self.classify(error))?;
+            let request = self.agent.configure_request(request);
+            let request = request.proxy(self.proxies.of(&here)).build();
+            let response = self.agent.run(request).map_err(|error| self.classify(error, &here))?;
             let named = method == Method::HEAD && response.headers().contains_key(LINKED_ETAG);
             if !response.status().is_redirection() || named {
                 return Ok(response);
@@ -240,7 +250,12 @@ impl Hub {
         Err(Failure::Refused(anyhow!(problem)))
     }
 
-    fn classify(&self, error: ureq::Error) -> Failure {
+    /// What it means that a request to `address` failed.
+    fn classify(&self, error: ureq::Error, address: &Uri) -> Failure {
+        if let Some(problem) = trust::distrust(&error) {
+            let host = address.authority().map(ToString::to_string).unwrap_or_default();
+            return Failure::Distrusted(anyhow!("cannot get {} from {host}: {problem}", self.repo));
+        }
         let permanent = matches!(
             error,
             ureq::Error::Tls(_)
@@ -324,18 +339,4 @@ fn token() -> Result<Option<String>> {
         "the token in HF_TOKEN or in the token file is not one: it has spaces or other odd characters"
     );
     Ok((!token.is_empty()).then(|| token.to_owned()))
-}
-
-/// Whom to believe that a server is who it says: the certificates in `SSL_CERT_FILE`, else those that Mozilla trusts.
-fn root_certificates() -> Result<RootCerts> {
-    let Some(path) = variable("SSL_CERT_FILE") else { return Ok(RootCerts::WebPki) };
-    let pem = fs::read(&path).with_context(|| format!("SSL_CERT_FILE {path}"))?;
-    let certificates: Vec<_> = ureq::tls::parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    ensure!(!certificates.is_empty(), "SSL_CERT_FILE {path} has no certificates");
-    Ok(RootCerts::from(certificates))
 }

@@ -54,7 +54,7 @@ pub(crate) fn retry<T>(
         let mut brought = 0;
         let error = match work(&mut brought) {
             Ok(done) => return Ok(done),
-            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Refused(error) | Failure::Distrusted(error)) => return Err(error),
             Err(Failure::Away(error)) => error,
         };
         attempt = if brought >= WORTHWHILE { 1 } else { attempt + 1 };

@@ -9,6 +9,7 @@ mod name;
 mod progress;
 mod select;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,14 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::HumanBytes;
 
-use self::cache::{Cache, variable};
+use self::cache::Cache;
 use self::client::{Failure, Hub, Info, Meta};
 use self::name::{Commit, FilePath, Reference, Revision};
 use self::progress::Progress;
 use self::select::Choice;
 
 use crate::log::say;
+use crate::typed::variable;
 
 /// Most bytes of an index of shards.
 const MOST_INDEX_BYTES: u64 = 16 << 20;
@@ -137,13 +139,15 @@ fn obtain(reference: &Reference, revision: Option<&str>) -> Result<PathBuf> {
     let hub = Hub::from_env(&reference.repo)?;
     let info = match hub.info(&revision) {
         Ok(info) => info,
-        Err(Failure::Refused(error)) => return Err(error),
+        Err(Failure::Away(error) | Failure::Distrusted(error)) if cached().is_ok() => {
+            say!("{error:#}; going on with what the cache has");
+            return cached();
+        }
         Err(Failure::Away(error)) => {
             let advice = "check the network and HTTPS_PROXY, or set HF_ENDPOINT to a mirror";
-            let Ok(path) = cached() else { return Err(error.context(advice)) };
-            say!("{error:#}; going on with what the cache has");
-            return Ok(path);
+            return Err(error.context(advice));
         }
+        Err(Failure::Refused(error) | Failure::Distrusted(error)) => return Err(error),
     };
     let path = download(&hub, &cache, reference, &info)?;
     cache.remember(&revision, &info.commit)?;
@@ -220,13 +224,17 @@ fn fetch_all(
     if metas.is_empty() {
         return Ok(());
     }
-    let absent = metas.iter().filter(|meta| !cache.has_blob(&meta.etag, meta.size));
-    let total = absent.clone().fold(0_u64, |sum, meta| sum.saturating_add(meta.size));
+    // Files with the same contents are fetched once.
+    let mut blobs = BTreeSet::new();
+    let mut absent: Vec<&Meta> = metas.iter().collect();
+    absent
+        .retain(|meta| !cache.has_blob(&meta.etag, meta.size) && blobs.insert(meta.etag.as_str()));
+    let total = absent.iter().fold(0_u64, |sum, meta| sum.saturating_add(meta.size));
     let partial =
         |meta: &Meta| fs::metadata(cache.incomplete(&meta.etag)).map_or(0, |data| data.len());
-    let there = absent.clone().fold(0_u64, |sum, meta| sum.saturating_add(partial(meta)));
+    let there = absent.iter().fold(0_u64, |sum, meta| sum.saturating_add(partial(meta)));
     check_room(cache, total.saturating_sub(there))?;
-    let mut progress = Progress::new(title, absent.count(), total)?;
+    let mut progress = Progress::new(title, absent.len(), total)?;
     for meta in &metas {
         fetch::fetch(hub, cache, commit, meta, &mut progress)?;
     }

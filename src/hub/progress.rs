@@ -29,7 +29,8 @@ pub(crate) struct FileProgress<'a> {
 
 impl Progress {
     pub(crate) fn new(title: &str, files: usize, bytes: u64) -> Result<Self> {
-        say!("fetching {title}: {files} files, {}", HumanBytes(bytes));
+        let plural = if files == 1 { "" } else { "s" };
+        say!("fetching {title}: {files} file{plural}, {}", HumanBytes(bytes));
         let style = "{msg:32!} {bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta}";
         let total = ProgressBar::new(bytes).with_message("everything");
         let bars = io::stderr().is_terminal().then(MultiProgress::new);

@@ -156,30 +156,5 @@ fn device(name: &str, dtype: Dtype) -> Result<Device> {
         bail!("--device {name} is not known; there are {names}, cpu, or give a JSON file");
     }
     let text = trace::read_text(Path::new(name), MOST_BYTES)?;
-    let device: Device = serde_json::from_str(&text).with_context(|| format!("--device {name}"))?;
-    let positive = [
-        ("memory_bytes", device.memory_bytes),
-        ("bandwidth", device.bandwidth),
-        ("flops", device.flops),
-        ("link", device.link),
-        ("host_link", device.host_link),
-        ("bandwidth_share", device.bandwidth_share),
-        ("flops_share", device.flops_share),
-    ];
-    if let Some((field, value)) =
-        positive.iter().find(|(_, value)| !(*value > 0.0 && *value < 1e30))
-    {
-        bail!("--device {name}: {field} must be above 0, not {value}");
-    }
-    for (field, value) in [
-        ("step_overhead", device.step_overhead),
-        ("row_overhead", device.row_overhead),
-        ("request_overhead", device.request_overhead),
-    ] {
-        ensure!(
-            (0.0..1e3).contains(&value),
-            "--device {name}: {field} must be seconds, not {value}"
-        );
-    }
-    Ok(device)
+    Device::parse(&text).with_context(|| format!("--device {name}"))
 }

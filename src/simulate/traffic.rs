@@ -14,6 +14,10 @@ use crate::{args, trace};
 
 /// Longest trace that is read, in bytes.
 const MOST_BYTES: u64 = 1 << 30;
+/// Most requests per second.
+const MOST_RATE: f64 = 1e6;
+/// Most seconds between two requests, so that those of a run fit into the clock.
+const LONGEST_GAP: f64 = 1e6;
 /// Most requests of one run.
 const MOST_REQUESTS: usize = 5_000_000;
 
@@ -38,7 +42,11 @@ impl Traffic {
             "--duration must be above 0 and at most 10000000 seconds, not {}",
             args.duration
         );
-        ensure!(args.think_time >= 0.0, "--think-time must not be below 0");
+        ensure!(
+            (0.0..=LONGEST_GAP).contains(&args.think_time),
+            "--think-time must be from 0 to {LONGEST_GAP} seconds, not {:?}",
+            args.think_time
+        );
         let prefix = args.shared_prefix.unwrap_or(0);
         ensure!(prefix <= MOST_TOKENS, "--shared-prefix must be at most {MOST_TOKENS}");
         let trace = match &args.trace {
@@ -90,9 +98,10 @@ impl Traffic {
     /// The requests at `rate`.
     pub(super) fn at(&self, rate: Option<f64>) -> Result<Workload> {
         if let Some(rate) = rate {
+            let least = 1.0 / LONGEST_GAP;
             ensure!(
-                rate > 0.0 && rate <= 1e6,
-                "a request rate must be above 0 and at most a million per second, not {rate}"
+                (least..=MOST_RATE).contains(&rate),
+                "a request rate must be from {least} to {MOST_RATE} per second, not {rate:?}"
             );
         }
         if let Some(requests) = &self.trace {
@@ -201,6 +210,10 @@ mod tests {
             ("--dataset 4000000000,4", "--dataset"),
             ("--shared-prefix 4294967295", "--shared-prefix"),
             ("--request-rate nan", "rate"),
+            ("--request-rate 1e-300", "from 0.000001 to 1000000 per second, not 1e-300"),
+            ("--max-concurrency 1 --think-time 1e300", "--think-time"),
+            ("--max-concurrency 1 --think-time nan", "--think-time"),
+            ("--duration 1e300", "--duration"),
         ] {
             let problem = format!("{:#}", read(flags).unwrap_err());
             assert!(problem.contains(said), "{flags}: {problem}");

@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import re
 import shutil
+import urllib.request
 
 import anthropic
 import openai
@@ -226,3 +228,29 @@ def test_thoughts_reach_the_clients_as_thoughts(tmp_path_factory):
         assert streamed == final.content[0].thinking == thought
     finally:
         assert server.stop() == 0
+
+
+def test_what_took_too_long_is_not_asked_again():
+    """Both clients repeat a 504 by themselves, unless they are told not to: it would come when there is too much to do."""
+    slow = Server("--request-timeout", "0.001")
+    ask = dict(model="folio-demo", max_tokens=400, messages=[{"role": "user", "content": QUESTION}])
+    greedy = openai.OpenAI(base_url=slow.url + "/v1", api_key="none", max_retries=3, timeout=60)
+    with pytest.raises(openai.InternalServerError) as refused:
+        greedy.chat.completions.create(**ask)
+    assert refused.value.status_code == 504 and "--request-timeout" in str(refused.value)
+    claude = anthropic.Anthropic(base_url=slow.url, api_key="none", max_retries=3, timeout=60)
+    with pytest.raises(anthropic.APIStatusError) as refused:
+        claude.messages.create(**ask)
+    assert refused.value.body["error"]["type"] == "timeout_error"
+    with urllib.request.urlopen(slow.url + "/metrics") as page:
+        lines = page.read().decode().splitlines()
+    asked = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(r'http_requests_total\{.*method="POST"', line)]
+    assert sum(asked) == 2, lines
+    assert slow.stop() == 0
+
+
+def test_what_is_to_be_stored_is_answered_and_not_found_again(client, model):
+    said = [{"role": "user", "content": QUESTION}]
+    answer = client.chat.completions.create(model=model, max_tokens=4, messages=said, store=True)
+    with pytest.raises(openai.NotFoundError, match="nothing is stored"):
+        client.chat.completions.retrieve(answer.id)

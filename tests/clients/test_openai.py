@@ -125,3 +125,20 @@ def test_wrong_key():
         assert server.client("secret").models.list().data
     finally:
         assert server.stop() == 0
+
+
+def test_bad_words_are_not_said_with_a_blank_before_them_either(client, model):
+    """In the demo's tokenizer " was" is one token and "was" two."""
+    ask = dict(model=model, prompt="There", temperature=0, max_tokens=40)
+    assert " was" in client.completions.create(**ask).choices[0].text
+    assert "was" not in client.completions.create(**ask, extra_body={"bad_words": ["was"]}).choices[0].text
+
+
+def test_a_prompt_is_scored_without_generating(client, model):
+    ask = dict(model=model, prompt=["Once upon a time", "The dog"], temperature=0, echo=True, logprobs=1)
+    scored, longer = (client.completions.create(**ask, max_tokens=most) for most in (0, 4))
+    for alone, begun in zip(scored.choices, longer.choices):
+        many = len(alone.logprobs.tokens)
+        assert alone.text == ask["prompt"][alone.index]
+        assert alone.logprobs.token_logprobs == begun.logprobs.token_logprobs[:many]
+    assert scored.usage.completion_tokens == 0

@@ -2,6 +2,8 @@
 //! another one than the tests were built with.
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
+pub(crate) mod authority;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -5,6 +5,7 @@
 mod common;
 mod hostile;
 mod server;
+mod tls;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,29 @@ use std::process::{Command, Output};
 use common::Server;
 use server::{COMMIT, Content, Hub, git_sha1, sha256};
 
-const MODEL: &str = "org/name";
+pub(crate) const MODEL: &str = "org/name";
 /// An address where nobody listens.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
+/// What whoever runs the tests may have set.
+const FOREIGN: [&str; 12] = [
+    "HF_HUB_CACHE",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN_PATH",
+    "SSL_CERT_FILE",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "no_proxy",
+];
+
 /// A user's machine: a cache folder, and commands that run with it.
 pub(crate) struct Machine {
-    home: PathBuf,
+    pub(crate) home: PathBuf,
 }
 
 impl Machine {
@@ -41,15 +58,20 @@ impl Machine {
         self.model().join("blobs").join(name)
     }
 
-    fn environment<'a>(&'a self, endpoint: &'a str) -> [(&'a str, &'a str); 3] {
+    pub(crate) fn environment<'a>(&'a self, endpoint: &'a str) -> [(&'a str, &'a str); 3] {
         let home = self.home.to_str().unwrap();
         [("HF_HOME", home), ("HF_ENDPOINT", endpoint), ("NO_PROXY", "*")]
     }
 
     /// Runs folio with these arguments and these further variables.
-    fn run(&self, endpoint: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    pub(crate) fn run(
+        &self,
+        endpoint: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_folio"));
-        for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_TOKEN_PATH"] {
+        for name in FOREIGN {
             command.env_remove(name);
         }
         command.args(arguments).envs(self.environment(endpoint)).envs(variables.iter().copied());
@@ -73,14 +95,14 @@ impl Drop for Machine {
     }
 }
 
-fn succeeded(output: &Output) -> (PathBuf, String) {
+pub(crate) fn succeeded(output: &Output) -> (PathBuf, String) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     let path = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
     (path.into(), said)
 }
 
-fn failed(output: &Output) -> String {
+pub(crate) fn failed(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success(), "{said}");
     said
@@ -297,6 +319,19 @@ fn one_gguf_of_several_is_found_by_name_or_end() {
     assert_eq!(fs::read(machine.snapshot().join(names[3])).unwrap(), bytes(3));
     let missing = machine.refusal(&hub, &["org/name:Q5_K"]);
     assert!(missing.contains("m-Q4_K_M.gguf"), "{missing}");
+}
+
+#[test]
+fn parts_with_the_same_contents_are_fetched_and_counted_once() {
+    let mut content = Content::default();
+    for name in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"] {
+        content.files.insert(name.to_owned(), bytes(0));
+    }
+    let (machine, hub) = (Machine::new("same"), Hub::start(content));
+    let (path, said) = machine.pull(&hub, MODEL);
+    assert!(said.contains("1 file, 29.30 KiB"), "{said}");
+    assert_eq!(fs::read(path.with_file_name("m-00002-of-00002.gguf")).unwrap(), bytes(0));
+    assert_eq!(hub.seen().iter().filter(|seen| !seen.to_hub).count(), 1);
 }
 
 #[test]

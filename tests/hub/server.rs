@@ -1,11 +1,16 @@
-//! A hub on the loopback interface, and the host it sends large files from; both can be made to misbehave.
+//! A hub on the loopback interface, and the host it sends large files from; both can be made to misbehave, and to speak TLS.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// A connection, encrypted or not.
+trait Wire: Read + Write + Send {}
+impl<T: Read + Write + Send> Wire for T {}
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// Files above this are large: named by their SHA-256, and sent by the other host.
@@ -54,7 +59,7 @@ struct State {
     content: Content,
     seen: Vec<Seen>,
     /// Connections that are left open.
-    open: Vec<TcpStream>,
+    open: Vec<Box<dyn Wire>>,
 }
 
 /// The two hosts; they live as long as the test.
@@ -65,10 +70,16 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn start(content: Content) -> Self {
+        Self::encrypted(content, [None, None])
+    }
+
+    /// One that speaks TLS, and so does the host of its large files, where they are given a configuration.
+    pub(crate) fn encrypted(content: Content, tls: [Option<Arc<ServerConfig>>; 2]) -> Self {
         let state = State { content, seen: Vec::new(), open: Vec::new() };
         let state = Arc::new(Mutex::new(state));
-        let large = listen(&state, None);
-        let url = listen(&state, Some(large));
+        let [hub, other] = tls;
+        let large = listen(&state, None, other);
+        let url = listen(&state, Some(large), hub);
         Self { url, state }
     }
 
@@ -87,25 +98,45 @@ impl Hub {
 }
 
 /// Answers on a free port; the hub itself knows the other host's address.
-fn listen(state: &Arc<Mutex<State>>, large: Option<String>) -> String {
+fn listen(
+    state: &Arc<Mutex<State>>,
+    large: Option<String>,
+    tls: Option<Arc<ServerConfig>>,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
+    let url = match &tls {
+        None => format!("http://{address}"),
+        Some(_) => format!("https://localhost:{}", address.port()),
+    };
     let state = Arc::clone(state);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (state, large) = (Arc::clone(&state), large.clone());
+            let wire = wire(stream.unwrap(), tls.clone());
             // A client that hangs up is no failure of the test.
-            std::thread::spawn(move || answer(stream.unwrap(), &state, large.as_deref()));
+            std::thread::spawn(move || answer(wire, &state, large.as_deref()));
         }
     });
     url
 }
 
-fn answer(mut stream: TcpStream, state: &Mutex<State>, large: Option<&str>) -> std::io::Result<()> {
-    let Some(seen) = read_request(&mut stream, large.is_some()) else { return Ok(()) };
+fn wire(stream: TcpStream, tls: Option<Arc<ServerConfig>>) -> Box<dyn Wire> {
+    match tls {
+        None => Box::new(stream),
+        Some(tls) => Box::new(StreamOwned::new(ServerConnection::new(tls).unwrap(), stream)),
+    }
+}
+
+fn answer(
+    mut stream: Box<dyn Wire>,
+    state: &Mutex<State>,
+    large: Option<&str>,
+) -> std::io::Result<()> {
+    let Some(seen) = read_request(&mut *stream, large.is_some()) else { return Ok(()) };
     let mut state = state.lock().unwrap();
     state.seen.push(seen.clone());
-    let respond = |stream: &mut TcpStream, status: &str, headers: &str, body: &[u8]| {
+    let respond = |stream: &mut dyn Wire, status: &str, headers: &str, body: &[u8]| {
         write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n")?;
         if seen.method == "GET" { stream.write_all(body) } else { Ok(()) }
     };
@@ -113,23 +144,23 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, large: Option<&str>) -> s
     let allowed = content.gate.as_ref().map(|token| format!("Bearer {token}"));
     if seen.to_hub && allowed.is_some() && allowed != seen.authorization {
         let headers = "x-error-code: GatedRepo\r\ncontent-length: 0\r\n";
-        return respond(&mut stream, "401 Unauthorized", headers, b"");
+        return respond(&mut *stream, "401 Unauthorized", headers, b"");
     }
     if let Some(model) = seen.path.strip_prefix("/api/models/") {
         if model != "org/name/revision/main" && model != "org/name/revision/v1.0%2Frc" {
             let code =
                 if model.starts_with("org/name/") { "RevisionNotFound" } else { "RepoNotFound" };
             let headers = format!("x-error-code: {code}\r\ncontent-length: 0\r\n");
-            return respond(&mut stream, "404 Not Found", &headers, b"");
+            return respond(&mut *stream, "404 Not Found", &headers, b"");
         }
         let body = content.info.clone().unwrap_or_else(|| describe(content));
         let headers = format!("content-length: {}\r\n", body.len());
-        return respond(&mut stream, "200 OK", &headers, body.as_bytes());
+        return respond(&mut *stream, "200 OK", &headers, body.as_bytes());
     }
     let name = seen.path.strip_prefix(&format!("/org/name/resolve/{COMMIT}/"));
     let Some(bytes) = name.and_then(|name| content.files.get(name)).cloned() else {
         let headers = "x-error-code: EntryNotFound\r\ncontent-length: 0\r\n";
-        return respond(&mut stream, "404 Not Found", headers, b"");
+        return respond(&mut *stream, "404 Not Found", headers, b"");
     };
     let is_large = bytes.len() > LARGE;
     if let (Some(other), true) = (large, is_large) {
@@ -141,14 +172,14 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, large: Option<&str>) -> s
              x-repo-commit: {COMMIT}\r\ncontent-length: 0\r\n",
             seen.path
         );
-        return respond(&mut stream, "302 Found", &headers, b"");
+        return respond(&mut *stream, "302 Found", &headers, b"");
     }
-    send(&mut stream, &mut state, &seen, bytes)
+    send(stream, &mut state, &seen, bytes)
 }
 
 /// Sends contents, well or badly.
 fn send(
-    stream: &mut TcpStream,
+    mut stream: Box<dyn Wire>,
     state: &mut State,
     seen: &Seen,
     mut bytes: Vec<u8>,
@@ -183,13 +214,13 @@ fn send(
     let half = &rest[..rest.len() / 2];
     if is_large && content.cuts > 0 {
         content.cuts -= 1;
-        stream.write_all(half)?;
-        return stream.shutdown(Shutdown::Both);
+        // Without a word that this is the end.
+        return stream.write_all(half);
     }
     if is_large && content.stalls > 0 {
         content.stalls -= 1;
         stream.write_all(half)?;
-        state.open.push(stream.try_clone()?);
+        state.open.push(stream);
         return Ok(());
     }
     stream.write_all(rest)
@@ -201,7 +232,7 @@ fn describe(content: &Content) -> String {
     serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string()
 }
 
-fn read_request(stream: &mut TcpStream, to_hub: bool) -> Option<Seen> {
+fn read_request(stream: &mut dyn Wire, to_hub: bool) -> Option<Seen> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {

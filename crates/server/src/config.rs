@@ -76,9 +76,9 @@ pub struct Limits {
     pub write_time: Duration,
     /// Open connections; further ones wait in the listener's queue.
     pub connections: usize,
-    /// Time from reading a request to its end; longer ones are ended with a 408.
+    /// Time from reading a request to its end; longer ones are ended with a 504.
     pub request_time: Duration,
-    /// Time in which a request, once it is in the engine, must hear something; else it is ended with a 408.
+    /// Time in which a request, once it is in the engine, must hear something; else it is ended with a 504.
     pub idle_time: Duration,
     /// Time that running requests have to finish once the server is told to stop; then they are cut off.
     pub shutdown_time: Duration,

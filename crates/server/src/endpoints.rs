@@ -63,6 +63,12 @@ pub(crate) fn telling() -> Vec<Endpoint> {
             Refusal,
             responses::stored,
         ),
+        Endpoint::get(
+            "/v1/chat/completions/{id}",
+            "Says that no answer is stored.",
+            Refusal,
+            responses::stored,
+        ),
         Endpoint::get("/v1/models", "The names the model answers to.", Json, models::list),
         Endpoint::get("/v1/models/{*name}", "One of the names.", Json, models::one),
         Endpoint::post::<TokenizeBody, _, _>(

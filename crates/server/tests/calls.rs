@@ -356,7 +356,7 @@ async fn a_response_repeats_how_it_was_asked_for() {
     let server = Server::start().await;
     let more = json!({
         "tools": tools(RESPONSES), "tool_choice": "required", "parallel_tool_calls": false,
-        "metadata": {"trace": "7"}, "reasoning": {"effort": null},
+        "metadata": {"trace": "7"}, "reasoning": {"effort": "medium"}, "text": {"verbosity": "medium"},
     });
     let whole = good(&server, RESPONSES, &ask(RESPONSES, "no", &more)).await.json();
     for field in ["tools", "tool_choice", "parallel_tool_calls", "metadata"] {

@@ -6,6 +6,8 @@ use common::http::{Answer, get, post, request};
 use common::{Server, Setup, with};
 use serde_json::{Value, json};
 
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
 const RESPONSES: &str = "/v1/responses";
 const MESSAGES: &str = "/v1/messages";
 
@@ -291,12 +293,19 @@ async fn nothing_is_stored_and_everybody_is_told() {
             post(server.address, RESPONSES, &json!({"input": "[ok]", "store": store})).await;
         assert_eq!((answer.status, &answer.json()["store"]), (200, &json!(false)), "{store}");
     }
-    let stored = get(server.address, &format!("{RESPONSES}/resp_1")).await;
-    let error = &stored.json()["error"];
-    assert_eq!((stored.status, &error["type"]), (404, &json!("NotFoundError")));
-    assert!(
-        error["message"].as_str().is_some_and(|it| it.contains("nothing is stored")),
-        "{error}"
-    );
+    let said = json!([{"role": "user", "content": "[ok]"}]);
+    let answer = post(server.address, CHAT, &json!({"messages": said, "store": true})).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let answer = post(server.address, COMPLETIONS, &json!({"prompt": "Hi", "store": true})).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    for id in [format!("{RESPONSES}/resp_1"), format!("{CHAT}/chatcmpl-1")] {
+        let stored = get(server.address, &id).await;
+        let error = &stored.json()["error"];
+        assert_eq!((stored.status, &error["type"]), (404, &json!("NotFoundError")), "{id}");
+        assert!(
+            error["message"].as_str().is_some_and(|it| it.contains("nothing is stored")),
+            "{error}"
+        );
+    }
     server.stop().await;
 }

@@ -341,6 +341,14 @@ async fn a_template_hears_its_variables() {
         let counted = post(server.address, "/tokenize", &body).await.json()["count"].clone();
         assert_eq!(counted, if text == "loud" { 15 } else { 22 }, "{kwargs}");
     }
+    for (effort, text) in [("none", "quiet"), ("medium", "loud")] {
+        let body = chat("loud", &json!({"reasoning_effort": effort}));
+        assert_eq!(answer(&server, CHAT, &body).await.0, text, "{effort}");
+        let body = json!({"input": body["messages"], "reasoning": {"effort": effort}});
+        let told = post(server.address, "/v1/responses", &body).await.json();
+        assert_eq!(told["output"][0]["content"][0]["text"], text, "{told}");
+        assert_eq!(told["reasoning"]["effort"], effort);
+    }
     for (thinking, text) in [
         (json!({"type": "disabled"}), "quiet"),
         (json!({"type": "enabled"}), "loud"),

@@ -273,6 +273,44 @@ async fn completion_logprobs_say_where_each_token_begins() {
     server.stop().await;
 }
 
+/// Whoever only wants a prompt's scores asks for no token at all, and gets what comes before the first one otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_may_be_scored_alone() {
+    let server = Server::start().await;
+    let more = json!({"logprobs": 1, "echo": true, "n": 2, "prompt": ["[aé]>", "[b]>"]});
+    let ask = |max_tokens: u32| {
+        let mut body = complete("", more.clone());
+        extend(&mut body, json!({"max_tokens": max_tokens}));
+        body
+    };
+    let scored = post(server.address, COMPLETE, &ask(0)).await.json();
+    let longer = post(server.address, COMPLETE, &ask(3)).await.json();
+    assert_eq!(scored["choices"].as_array().map(Vec::len), Some(4));
+    let both = [&scored, &longer].map(|answer| answer["choices"].as_array().unwrap());
+    for (scored, longer) in both[0].iter().zip(both[1]) {
+        let tokens = scored["logprobs"]["tokens"].as_array().unwrap().len();
+        for (name, list) in scored["logprobs"].as_object().unwrap() {
+            let list = list.as_array().unwrap();
+            assert_eq!(*list, longer["logprobs"][name].as_array().unwrap()[..tokens], "{name}");
+        }
+        assert!(longer["text"].as_str().unwrap().starts_with(scored["text"].as_str().unwrap()));
+        assert_eq!(scored["finish_reason"], "length");
+    }
+    assert_eq!(scored["choices"][0]["text"], "[aé]>");
+    assert_eq!(scored["usage"]["completion_tokens"], 0);
+    assert_eq!(scored["usage"]["total_tokens"], scored["usage"]["prompt_tokens"]);
+    let mut streamed = ask(0);
+    extend(&mut streamed, json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let events = post(server.address, COMPLETE, &streamed).await.events(true);
+    let texts = gather(&events, |choice| choice["text"].as_str().unwrap());
+    assert_eq!(
+        texts.iter().map(|text| &*text.0).collect::<Vec<_>>(),
+        ["[aé]>", "[aé]>", "[b]>", "[b]>"]
+    );
+    assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], 0);
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_echo_of_token_ids_is_their_text() {
     let server = Server::start().await;

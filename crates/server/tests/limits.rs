@@ -36,14 +36,15 @@ async fn a_request_ends_when_its_time_is_over() {
         let server = Server::with(limited(&gate, limits)).await;
         gate.allow(2);
         let answer = post(server.address, COMPLETE, &long(false)).await;
-        assert_eq!(answer.status, 408, "{}", answer.body);
+        assert_eq!(answer.status, 504, "{}", answer.body);
+        assert_eq!(answer.header("x-should-retry"), Some("false"));
         let error = &answer.json()["error"];
         assert_eq!(error["type"], "RequestTimeoutError");
         assert!(error["message"].as_str().expect("words").contains(flag), "{error}");
         let streamed = Listening::open(server.address, COMPLETE, &long(true)).await.finish().await;
         assert_eq!(streamed.status, 200);
         let events = streamed.events(false);
-        assert_eq!(events.last().expect("a last event")["error"]["code"], 408);
+        assert_eq!(events.last().expect("a last event")["error"]["code"], 504);
         gate.open();
         server.stop().await;
     }

@@ -48,7 +48,7 @@ async fn the_document_has_every_method_of_every_path() {
     let document = document(&server).await;
     for (path, methods) in members(&document["paths"]) {
         // What is stored nowhere has no example.
-        if path == "/v1/responses/{id}" {
+        if path.ends_with("/{id}") {
             continue;
         }
         let path = path.replace("{name}", "tiny");

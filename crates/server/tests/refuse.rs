@@ -29,7 +29,7 @@ fn assert_refused(answer: &Answer, status: u16, param: &str, words: &str, what: 
 async fn neutral_values_of_fields_that_are_not_served_are_accepted() {
     let server = Server::start().await;
     let neutral = json!({
-        "user": "me", "metadata": {"a": "b"}, "store": false, "service_tier": "auto", "request_id": "r",
+        "user": "me", "metadata": {"a": "b"}, "store": true, "service_tier": "auto", "request_id": "r",
         "best_of": 1, "use_beam_search": false, "length_penalty": 1.0, "early_stopping": false, "min_tokens": 0, "bad_words": [],
         "response_format": {"type": "text"}, "guided_json": null, "priority": 0, "logits_processors": null,
         "spaces_between_special_tokens": true, "n": 1.0, "temperature": -0.0, "top_k": -1, "stop": null,
@@ -40,6 +40,7 @@ async fn neutral_values_of_fields_that_are_not_served_are_accepted() {
         "modalities": ["text"], "logprobs": false, "top_logprobs": 0, "max_tokens": 9, "max_completion_tokens": 9,
         "chat_template_kwargs": {}, "parallel_tool_calls": true,
         "separate_reasoning": true, "stream_reasoning": true, "include_reasoning": true,
+        "verbosity": "medium", "reasoning_effort": "medium",
     });
     let completion = json!({"prompt": "[ok]>", "suffix": "", "echo": false, "logprobs": null});
     for (path, body) in [(CHAT, chat), (COMPLETE, completion)] {

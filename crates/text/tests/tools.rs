@@ -118,6 +118,10 @@ fn cases() -> Vec<Case> {
             "",
             two.to_vec(),
         ),
+        // A list that breaks off: nothing of what is no call is lost.
+        (LIST, r#"[TOOL_CALLS] [{"name": "time"}, {"nam"#, r#", {"nam"#, vec![("time", "{}")]),
+        (LIST, r#"[TOOL_CALLS] [{"name": "time"}, 7]"#, ", 7]", vec![("time", "{}")]),
+        (LIST, r#"[TOOL_CALLS] [{"name": "time"}, "#, "", vec![("time", "{}")]),
         (LIST, "[TOOL_CALLS] what was it", "[TOOL_CALLS] what was it", vec![]),
     ]
 }

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ServeBenchArgs) -> Result<()> {
 
 async fn measure(args: &ServeBenchArgs) -> Result<()> {
     let goodput = Goodput::parse(&args.goodput)?;
-    let target = Target::new(&args.base_url, args.api_key.clone())?;
+    let target = Target::new(&args.base_url, args.api_key.clone().filter(|key| !key.is_empty()))?;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => target.first_model().await.context("asking the server for its models")?,

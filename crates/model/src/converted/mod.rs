@@ -20,6 +20,7 @@
 mod header;
 mod items;
 mod read;
+mod unfinished;
 mod write;
 
 pub(crate) use read::ConvertedFile;

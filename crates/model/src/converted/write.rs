@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use folio_kernels::{Dtype, Isa};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::header::{Header, Matrix, Vector};
 use super::items::{Items, ROPE_FACTORS};
+use super::unfinished::Unfinished;
 use super::{
     ALIGNMENT, FILE, MAGIC, METADATA_FILE, MOST_HEADER_BYTES, PAGE, PREFIX_BYTES, VERSION,
 };
@@ -46,10 +47,10 @@ pub struct Conversion {
 }
 
 /// Writes `checkpoint` as a converted model into the new folder `out`; `progress` is told after every matrix, and may stop the conversion. Files
-/// appear when all are complete; otherwise nothing is left of them.
+/// appear when all are complete; otherwise nothing is left of them, or, of a process that was killed, what the next conversion removes.
 ///
 /// # Errors
-/// When `out` is there already and not empty, cannot be written, the weights cannot be converted so, or `progress` said to stop.
+/// When `out` is there already and not empty, another conversion writes it, it cannot be written, the weights cannot be converted so, or `progress` said to stop.
 pub fn convert(
     checkpoint: &Checkpoint,
     conversion: &Conversion,
@@ -57,54 +58,11 @@ pub fn convert(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), ModelError> {
     let shown = out.display().to_string();
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) || out.is_file() {
-        let problem = "is there already; choose a new folder, or remove it first";
-        return Err(ModelError::file(&shown, problem));
-    }
     let failed = |e: io::Error| ModelError::file(&shown, format!("cannot be written: {e}"));
-    let unfinished = Unfinished::new(out).map_err(failed)?;
-    copy_small_files(checkpoint, &unfinished.partial, &failed)?;
-    write_weights(checkpoint, conversion, &unfinished.partial, &failed, progress)?;
+    let unfinished = Unfinished::new(out)?;
+    copy_small_files(checkpoint, unfinished.folder(), &failed)?;
+    write_weights(checkpoint, conversion, unfinished.folder(), &failed, progress)?;
     unfinished.finish().map_err(failed)
-}
-
-/// A folder whose files are written in a folder inside it, which works wherever it lies: on a disk of its own, behind a link, or as
-/// the current folder. What is not finished goes away.
-struct Unfinished {
-    out: PathBuf,
-    partial: PathBuf,
-    /// Whether `out` goes away, too.
-    made: bool,
-}
-
-impl Unfinished {
-    fn new(out: &Path) -> io::Result<Self> {
-        // Without a slash or dot at the end, which not every call understands of a folder that is not there.
-        let out: PathBuf = out.components().collect();
-        let made = !out.exists();
-        fs::create_dir_all(&out)?;
-        let unfinished = Self { partial: out.join(".partial"), out, made };
-        fs::create_dir(&unfinished.partial)?;
-        Ok(unfinished)
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.partial)? {
-            let entry = entry?;
-            fs::rename(entry.path(), self.out.join(entry.file_name()))?;
-        }
-        self.made = false;
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.partial);
-        if self.made {
-            let _ = fs::remove_dir(&self.out);
-        }
-    }
 }
 
 fn copy_small_files(

@@ -311,3 +311,59 @@ fn what_is_stopped_leaves_nothing_behind() {
         }
     }
 }
+
+/// The files under a folder, by their paths in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn what_a_killed_conversion_left_is_cleared_and_nothing_else_is() {
+    let (model, how) = (open(&zoo("qwen2")), conversion(None, None));
+    let (running, killed) = (Folder::new("running"), Folder::new("killed"));
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let partial = killed.0.join(".partial");
+    let mut told = 0;
+    convert(&model, &how, &running.0, &mut |_| {
+        told += 1;
+        if told == 3 {
+            let second = convert(&model, &how, &running.0, &mut |_| ControlFlow::Continue(()));
+            let said = second.unwrap_err().to_string();
+            assert!(said.contains("another conversion"), "{said}");
+            // What is left of a process that is killed now: its files, and nobody who holds the lock.
+            fs::create_dir_all(&partial).unwrap();
+            for file in files(&running.0.join(".partial")) {
+                fs::copy(&file, partial.join(file.file_name().unwrap())).unwrap();
+            }
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    fs::write(partial.join("half.tmp"), "left").unwrap();
+    convert(&model, &how, &killed.0, go_on).unwrap();
+    let written = |folder: &Path| {
+        let mut all: Vec<_> = files(folder)
+            .into_iter()
+            .map(|file| (file.file_name().unwrap().to_owned(), fs::read(&file).unwrap()))
+            .collect();
+        all.sort();
+        all
+    };
+    assert_eq!(written(&running.0), written(&killed.0));
+
+    // Killed before it had written anything.
+    let early = Folder::new("early");
+    fs::create_dir_all(early.0.join(".partial")).unwrap();
+    convert(&model, &how, &early.0, go_on).unwrap();
+    assert_eq!(written(&running.0), written(&early.0));
+
+    // A folder of that name that no conversion made, and one with a file beside it, are left alone.
+    for (name, file) in [("theirs", ".partial/notes"), ("beside", "notes")] {
+        let folder = Folder::new(name);
+        fs::create_dir_all(folder.0.join(".partial")).unwrap();
+        fs::write(folder.0.join(file), "mine").unwrap();
+        let said = convert(&model, &how, &folder.0, go_on).unwrap_err().to_string();
+        assert!(said.contains("there already"), "{said}");
+        assert_eq!(fs::read(folder.0.join(file)).unwrap(), b"mine");
+    }
+}

@@ -30,7 +30,7 @@ pub(crate) async fn chat(State(app): State<App>, request: Request) -> Result<Res
         validate(body, &app.served, origin.caller())?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "messages", max_tokens: max_tokens_field };
-    let names = Names { id: "chatcmpl", endpoint: "chat", fields };
+    let names = Names { id: "chatcmpl-", endpoint: "chat", fields };
     let conversation = Conversation { spoken, answering, common, names };
     let Begun { run, heading, rendering } = start(&app, conversation, origin).await?;
     let style = ChatStyle { rendering, opening };

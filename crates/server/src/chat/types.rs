@@ -51,6 +51,7 @@ fields! {
         echo: bool,
         modalities: Strings,
         chat_template_kwargs: Json,
+        reasoning_effort: String,
     }
 }
 
@@ -62,15 +63,14 @@ const TEMPLATE: &str = "the model's own chat template is used";
 unserved! {
     /// Known in this endpoint and not acted on.
     pub(crate) struct UnservedChatFields {
-        store: False, NOT_STORED;
+        store: Any, NOT_STORED;
         functions: Empty, TOOLS;
         function_call: Word, TOOLS;
         audio: Null, ONLY_TEXT;
         prediction: Null, "predicted output is not used";
-        reasoning_effort: Word, "reasoning is not steered";
         separate_reasoning: True, REASONING;
         stream_reasoning: True, REASONING;
-        verbosity: Null, "the length of answers is not steered";
+        verbosity: Word, "the length of answers is not steered";
         web_search_options: Null, "nothing is fetched";
         chat_template: Null, TEMPLATE;
         documents: Empty, TEMPLATE;

@@ -11,6 +11,7 @@ use crate::auth::Caller;
 use crate::conversation::Spoken;
 use crate::conversation::dialogue::{Arguments, EarlierCall};
 use crate::conversation::ending::{PromptEnd, last_answer};
+use crate::conversation::thinking;
 use crate::conversation::tools::{Answering, plan};
 use crate::error::{ApiError, quote};
 use crate::request::common::{self, Common, Dialect, Groups};
@@ -67,6 +68,7 @@ pub(crate) fn validate(
         echo,
         modalities,
         chat_template_kwargs,
+        reasoning_effort,
     } = chat;
     unserved_chat.refuse()?;
     only_text(modalities)?;
@@ -88,8 +90,9 @@ pub(crate) fn validate(
     let opening = opening.unwrap_or_default().to_owned();
     let (tools, answering) = plan(asked(tools, wanted)?, &common.params, served)?;
     let prompt_end = PromptEnd::new(add_generation_prompt, continue_final_message)?;
-    let variables = variables(chat_template_kwargs)?;
-    let spoken = Spoken { messages, tools, variables, prompt_end };
+    let mut heard = thinking::effort(served, "reasoning_effort", reasoning_effort.as_deref())?;
+    heard.extend(variables(chat_template_kwargs)?);
+    let spoken = Spoken { messages, tools, variables: heard, prompt_end };
     Ok(ValidChat { spoken, answering, opening, max_tokens_field, common })
 }
 

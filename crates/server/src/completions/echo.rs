@@ -7,8 +7,8 @@ use folio_text::Detokenizer;
 use crate::config::ModelTexts;
 use crate::error::ApiError;
 use crate::generate::answer::Gathered;
-use crate::generate::choice::{Rendering, TokenRecord};
-use crate::generate::run::Run;
+use crate::generate::choice::{Finish, Rendering, TokenRecord};
+use crate::generate::run::{Run, Usage};
 
 /// A prompt as an answer repeats it.
 #[derive(Clone, Debug, Default)]
@@ -74,12 +74,17 @@ pub(crate) struct Style {
     pub(crate) echoes: Vec<Echo>,
     /// Choices per prompt.
     pub(crate) n: usize,
+    /// Whether what is generated is left out.
+    pub(crate) prompts_only: bool,
 }
 
 impl Style {
     /// Puts the prompt of choice number `index` before the first thing it says.
     pub(crate) fn with_prompt(&self, index: usize, mut said: Gathered, run: &Run) -> Gathered {
         let Some(echo) = self.echoes.get(index / self.n.max(1)) else { return said };
+        if self.prompts_only {
+            said = Gathered { finish: said.finish.map(|_| Finish::Length), ..Gathered::default() };
+        }
         let mut text = echo.text.clone();
         text.push_str(&said.text);
         let mut records = Vec::new();
@@ -89,5 +94,14 @@ impl Style {
         }
         records.extend(std::mem::take(&mut said.records));
         Gathered { text, records, ..said }
+    }
+
+    /// What an answer is said to have taken.
+    pub(crate) fn usage(&self, run: &Run) -> Usage {
+        let usage = run.usage();
+        if !self.prompts_only {
+            return usage;
+        }
+        Usage { completion_tokens: 0, total_tokens: usage.prompt_tokens, ..usage }
     }
 }

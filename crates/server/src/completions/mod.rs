@@ -36,7 +36,7 @@ pub(crate) async fn complete(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (origin, body) = Origin::of::<CompletionBody>(request, &app).await?;
-    let ValidCompletion { prompts, echo, wanted, common } =
+    let ValidCompletion { prompts, echo, prompts_only, wanted, common } =
         validate(body, &app.served, origin.caller())?;
     let reading = Reading {
         vocab: app.served.param_limits.vocab,
@@ -59,7 +59,7 @@ pub(crate) async fn complete(
     };
     let orders = read.iter().map(order).collect();
     let rendering = Rendering::new(&app.served, &common);
-    let heading = Heading::new("cmpl", common.model, &app.served);
+    let heading = Heading::new("cmpl-", common.model, &app.served);
     let Origin { ticket, arrival, parts } = origin;
     let report = Report::new(heading.id.clone(), &parts, "completions", arrival);
     let fields = FieldNames { prompt: "prompt", max_tokens: "max_tokens" };
@@ -69,6 +69,7 @@ pub(crate) async fn complete(
         rendering,
         echoes: read.into_iter().filter_map(|read| read.echo).collect(),
         n: usize::try_from(common.params.n).unwrap_or(1),
+        prompts_only,
     };
     match common.delivery {
         Delivery::Whole => Ok(json(respond::respond(run, &heading, &style).await?)),

@@ -60,7 +60,7 @@ impl Events for CompletionStream {
     async fn next(&mut self) -> Option<String> {
         let run = self.run.as_mut()?;
         let step = run.next().await;
-        let usage = run.usage();
+        let usage = self.style.usage(run);
         let mut out = String::new();
         match step {
             Some(Ok(pieces)) => {

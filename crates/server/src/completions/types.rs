@@ -49,7 +49,7 @@ fields! {
 unserved! {
     /// Known in this endpoint and not acted on.
     pub(crate) struct UnservedCompletionFields {
-        store: False, NOT_STORED;
+        store: Any, NOT_STORED;
         prompt_embeds: Null, "prompts are text or token ids";
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct ValidCompletion {
     pub(crate) prompts: Vec<Prompt>,
     /// Whether answers begin with their prompt.
     pub(crate) echo: bool,
+    /// Whether answers are their prompts and nothing else, which are only to be scored.
+    pub(crate) prompts_only: bool,
     /// The grammar of all answers.
     pub(crate) wanted: Option<Wanted>,
     pub(crate) common: Common,
@@ -49,10 +51,13 @@ pub(crate) fn validate(
     }
     let echo = echo.unwrap_or(false);
     let logprobs = logprobs.map(|k| k.0);
+    let max_tokens = max_tokens.map_or(MAX_TOKENS, |limit| limit.0);
+    let prompts_only = echo && max_tokens == 0;
     let groups = Groups { shared, sampling, decoding, constraints, output, unserved };
     let dialect = Dialect {
         max_tokens_field: "max_tokens",
-        max_tokens: Some(max_tokens.map_or(MAX_TOKENS, |limit| limit.0)),
+        // Scoring a prompt takes the step that would choose the next token.
+        max_tokens: Some(if prompts_only { 1 } else { max_tokens }),
         logprobs_field: "logprobs",
         logprobs,
         prompt_logprobs: logprobs.filter(|_| echo),
@@ -66,7 +71,7 @@ pub(crate) fn validate(
     };
     bounded(&prompts, common.params.n, served)?;
     let wanted = wanted(structured, &common.params)?;
-    Ok(ValidCompletion { prompts, echo, wanted, common })
+    Ok(ValidCompletion { prompts, echo, prompts_only, wanted, common })
 }
 
 fn bounded(prompts: &[Prompt], n: u32, served: &Served) -> Result<(), ApiError> {

@@ -3,6 +3,7 @@
 pub(crate) mod dialogue;
 pub(crate) mod ending;
 pub(crate) mod start;
+pub(crate) mod thinking;
 pub(crate) mod tools;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -19,10 +19,10 @@ pub(crate) struct Heading {
 }
 
 impl Heading {
-    /// The heading of a new answer, whose id begins with `kind`.
-    pub(crate) fn new(kind: &str, model: String, served: &Served) -> Self {
+    /// The heading of a new answer, whose id begins with `prefix`.
+    pub(crate) fn new(prefix: &str, model: String, served: &Served) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { id: format!("{kind}-{}", served.unique()), created: since.as_secs(), model }
+        Self { id: format!("{prefix}{}", served.unique()), created: since.as_secs(), model }
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Reading {
     pub(crate) prompt_end: String,
     /// The tokens that begin and end thoughts, where the tokenizer has them.
     pub(crate) marks: Option<(u32, u32)>,
-    /// What the ids of calls begin with, the same for all choices.
+    /// What the ids of calls are made of, the same for all choices.
     pub(crate) seed: String,
 }
 
@@ -115,9 +115,7 @@ pub(crate) struct Reader {
     tools: Option<ToolParser>,
     shows_reasoning: bool,
     parallel: bool,
-    /// What the ids of calls begin with, and how many calls other choices may have had.
-    seed: String,
-    choice: usize,
+    ids: CallIds,
     calls: usize,
 }
 
@@ -125,16 +123,13 @@ impl Reader {
     /// For choice number `choice`.
     pub(crate) fn new(reading: &Reading, choice: usize) -> Self {
         let &Reading { reasoning, shows_reasoning, tools, parallel, .. } = reading;
-        // Mistral's templates want nine letters and digits.
-        let mistral = matches!(tools, Some(ToolFormat::Mistral { .. }));
-        let seed = reading.seed.get(..if mistral { 5 } else { 24 }).unwrap_or(&reading.seed);
+        let short = matches!(tools, Some(ToolFormat::Mistral { .. }));
         Self {
             reasoning: reasoning.then(|| ReasoningParser::after(&reading.prompt_end)),
             tools: tools.map(ToolParser::new),
             shows_reasoning,
             parallel,
-            seed: if mistral { seed.to_owned() } else { format!("call_{seed}") },
-            choice,
+            ids: CallIds { seed: reading.seed.clone(), short, choice },
             calls: 0,
         }
     }
@@ -179,11 +174,7 @@ impl Reader {
         match delta {
             ToolDelta::Text(text) => Some(Part::Text(text)),
             ToolDelta::Call { .. } | ToolDelta::Arguments(_) if surplus => None,
-            ToolDelta::Call { name } => {
-                let unique = (self.choice * 64 + self.calls) % 0x1_0000;
-                let id = format!("{}{unique:04x}", self.seed);
-                Some(Part::Call { number, id, name })
-            }
+            ToolDelta::Call { name } => Some(Part::Call { number, id: self.ids.of(number), name }),
             ToolDelta::Arguments(more) => Some(Part::Arguments { number, more }),
         }
     }
@@ -191,5 +182,54 @@ impl Reader {
     /// Whether a tool has been called.
     pub(crate) fn has_called(&self) -> bool {
         self.calls > 0
+    }
+}
+
+/// Names for the calls of one choice.
+#[derive(Clone, Debug)]
+struct CallIds {
+    /// Unlike that of any other request.
+    seed: String,
+    /// Mistral's templates want nine letters and digits.
+    short: bool,
+    choice: usize,
+}
+
+impl CallIds {
+    /// The name of call `number`; no two of a request are alike below 65536 calls of a choice.
+    fn of(&self, number: usize) -> String {
+        let Self { seed, short, choice } = self;
+        if !short {
+            let seed = seed.get(..24).unwrap_or(seed);
+            return format!("call_{seed}{choice:04x}{number:04x}");
+        }
+        let start = seed.get(..9).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let place = (u64::try_from(*choice).unwrap_or_default() << 16)
+            + u64::try_from(number).unwrap_or_default() % (1 << 16);
+        format!("{:09x}", (start.unwrap_or_default() + place) % (1 << 36))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_two_calls_of_a_request_have_one_name() {
+        for (short, longest) in [(true, 9), (false, 40)] {
+            let mut names = HashSet::new();
+            for (choice, calls) in [(0, 5000), (1, 5000), (64, 100), (1023, 100)] {
+                let seed = "fffffffffedcba9876543210fedcba98".to_owned();
+                let ids = CallIds { seed, short, choice };
+                for number in 0..calls {
+                    let name = ids.of(number);
+                    // Nine letters and digits for Mistral, at most forty characters for OpenAI.
+                    assert!(if short { name.len() == 9 } else { name.len() <= longest }, "{name}");
+                    assert!(!short || name.bytes().all(|b| b.is_ascii_alphanumeric()), "{name}");
+                    assert!(names.insert(name), "choice {choice}, call {number}");
+                }
+            }
+        }
     }
 }

@@ -119,7 +119,7 @@ impl Clock {
                 "nothing was generated for {seconds} seconds; try again later, or raise --idle-timeout"
             )
         };
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, message)
     }
 }
 

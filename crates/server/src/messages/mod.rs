@@ -43,7 +43,7 @@ async fn answer(app: &App, request: Request) -> Result<Response, ApiError> {
     let ValidMessages { spoken, answering, common } = validate(body, &app.served, origin.caller())?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "messages", max_tokens: "max_tokens" };
-    let names = Names { id: "msg", endpoint: "messages", fields };
+    let names = Names { id: "msg_", endpoint: "messages", fields };
     let conversation = Conversation { spoken, answering, common, names };
     let request_id = request_id(&origin.parts.extensions);
     let Begun { mut run, heading, rendering } = start(app, conversation, origin).await?;

@@ -7,6 +7,7 @@ use super::types::{
     AskingFields, MessageFormat, MessageFormatFields, OutputConfig, OutputConfigFields,
     ThinkingFields, ThinkingOptions,
 };
+use crate::conversation::thinking;
 use crate::conversation::tools::{Asked, Choice, Declared, declared, function, known};
 use crate::error::{ApiError, quote};
 use crate::request::fields::Int;
@@ -102,24 +103,14 @@ struct Thoughts {
 
 /// A model that does not think is told nothing.
 fn thinks(fields: ThinkingFields, served: &Served) -> Result<Thoughts, ApiError> {
-    const SWITCH: &str = "enable_thinking";
     let wrong = |problem| Err(ApiError::field("thinking.type", problem));
     let ThinkingFields { kind, budget_tokens, display } = fields;
-    let template = served.texts.template.as_ref();
-    let switchable = template.is_some_and(|template| template.source().contains(SWITCH));
-    let switched = |on: bool| -> Map<String, Value> {
-        switchable.then(|| (SWITCH.to_owned(), Value::Bool(on))).into_iter().collect()
-    };
-    let thinks = served.texts.reasoning;
     let variables = match kind.as_deref() {
-        Some("disabled") if thinks && !switchable => {
-            return wrong("cannot be `disabled`: this model's template cannot turn thinking off");
-        }
-        Some("disabled") => switched(false),
-        Some("enabled") if !thinks => {
+        Some("disabled") => thinking::off(served, "thinking.type", "disabled")?,
+        Some("enabled") if !served.texts.reasoning => {
             return wrong("cannot be `enabled`: this model is not known to think");
         }
-        Some("enabled") => switched(true),
+        Some("enabled") => thinking::switched(served, true),
         Some("adaptive") => Map::new(),
         _ => return wrong("must be `adaptive`, `enabled` or `disabled`"),
     };

@@ -430,7 +430,7 @@ pub(crate) enum Given {
 }
 
 /// The strings that some field has as its default.
-pub(crate) const WORDS: &[&str] = &["auto", "default", "none", "text"];
+pub(crate) const WORDS: &[&str] = &["auto", "default", "medium", "none", "text"];
 
 impl<'de> Deserialize<'de> for Given {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -112,11 +112,9 @@ pub(crate) fn bad_words(
         let word = word.trim_start();
         let plain = encode(word)?;
         let spaced = encode(&format!(" {word}"))?;
-        let is_another = spaced.len() == plain.len() && spaced.first() != plain.first();
+        // Of the two, one may be a token and the other several.
+        spelled.extend((spaced != plain).then_some(spaced));
         spelled.push(plain);
-        if is_another {
-            spelled.push(spaced);
-        }
     }
     Ok(spelled)
 }

@@ -53,7 +53,7 @@ macro_rules! unserved {
 }
 pub(crate) use unserved;
 
-pub(crate) const NOT_STORED: &str = "answers are not stored";
+pub(crate) const NOT_STORED: &str = "accepted at any value; nothing is stored";
 const BOOKKEEPING: &str = "accepted at any value";
 
 unserved! {

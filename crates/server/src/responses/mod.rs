@@ -29,7 +29,7 @@ use validate::{ValidResponses, validate};
 /// The handler of those who ask for an earlier answer.
 pub(crate) async fn stored() -> ApiError {
     let message = "nothing is stored here, whatever `store` said; keep the answer, and send the whole \
-                   conversation as `input` of the next request";
+                   conversation with the next request";
     ApiError::new(StatusCode::NOT_FOUND, message.to_owned())
 }
 
@@ -43,7 +43,7 @@ pub(crate) async fn respond(
         validate(body, &app.served, origin.caller())?;
     let delivery = common.delivery;
     let fields = FieldNames { prompt: "input", max_tokens: "max_output_tokens" };
-    let names = Names { id: "resp", endpoint: "responses", fields };
+    let names = Names { id: "resp_", endpoint: "responses", fields };
     let conversation = Conversation { spoken, answering, common, names };
     let Begun { mut run, heading, rendering } = start(&app, conversation, origin).await?;
     let reading = rendering.reading.clone();

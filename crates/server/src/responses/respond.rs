@@ -138,7 +138,7 @@ impl Story {
         usage: Option<&Usage>,
     ) -> Value {
         let Heading { id, created, model } = &self.heading;
-        let Echoed { instructions, max_output_tokens, temperature, top_p, metadata, form } =
+        let Echoed { instructions, max_output_tokens, temperature, top_p, effort, metadata, form } =
             &self.echoed;
         let Form { tools, tool_choice, parallel_tool_calls, format } = form;
         json!({
@@ -154,18 +154,23 @@ impl Story {
             "output": output,
             "parallel_tool_calls": parallel_tool_calls,
             "previous_response_id": null,
-            "reasoning": { "effort": null, "summary": null },
+            "reasoning": { "effort": effort, "summary": null },
             "store": false,
-            "temperature": temperature,
+            "temperature": decimal(*temperature),
             "text": { "format": format },
             "tool_choice": tool_choice,
             "tools": tools,
-            "top_p": top_p,
+            "top_p": decimal(*top_p),
             "truncation": "disabled",
             "usage": usage.map(counts),
             "metadata": metadata,
         })
     }
+}
+
+/// 0.7 as it was written, and not as the nearest single-precision number has it.
+fn decimal(number: f32) -> f64 {
+    number.to_string().parse().unwrap_or_else(|_| number.into())
 }
 
 fn counts(usage: &Usage) -> Value {

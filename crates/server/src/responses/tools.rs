@@ -77,7 +77,7 @@ fn format(text: Option<TextOptions>) -> Result<(Value, Option<Wanted>), ApiError
         return Ok(plain());
     };
     let reason = "the length of answers is not steered";
-    refuse_unless("text.verbosity", verbosity, Neutral::Null, reason)?;
+    refuse_unless("text.verbosity", verbosity, Neutral::Word, reason)?;
     let Some(TextFormat { fields }) = format else { return Ok(plain()) };
     let FormatFields { kind, name, description, schema, strict } = fields;
     let kind = kind.ok_or_else(|| ApiError::field("text.format.type", "is missing"))?;

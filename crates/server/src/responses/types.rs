@@ -96,10 +96,16 @@ pub(crate) struct TextFormat {
 }
 object!(TextFormat { fields: FormatFields });
 
-unserved! {
+fields! {
     /// How the model is to think.
     pub(crate) struct ReasoningFields {
-        effort: Null, "reasoning is not steered";
+        effort: String,
+    }
+}
+
+unserved! {
+    /// How thoughts are to be told.
+    pub(crate) struct UnservedReasoningFields {
         summary: Null, "thoughts are told as they are";
         generate_summary: Null, "thoughts are told as they are";
     }
@@ -109,8 +115,9 @@ unserved! {
 #[derive(Debug)]
 pub(crate) struct ReasoningOptions {
     pub(crate) fields: ReasoningFields,
+    pub(crate) unserved: UnservedReasoningFields,
 }
-object!(ReasoningOptions { fields: ReasoningFields });
+object!(ReasoningOptions { fields: ReasoningFields, unserved: UnservedReasoningFields });
 
 /// The value of `text`.
 #[derive(Debug)]

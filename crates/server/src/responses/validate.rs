@@ -11,6 +11,7 @@ use crate::auth::Caller;
 use crate::conversation::Spoken;
 use crate::conversation::dialogue::{Dialogue, EarlierCall};
 use crate::conversation::ending::PromptEnd;
+use crate::conversation::thinking;
 use crate::conversation::tools::{Answering, plan};
 use crate::error::{ApiError, quote};
 use crate::request::common::{self, Common, DecodingFields, Dialect, Groups};
@@ -35,6 +36,7 @@ pub(crate) struct Echoed {
     pub(super) max_output_tokens: Option<i64>,
     pub(super) temperature: f32,
     pub(super) top_p: f32,
+    pub(super) effort: Option<String>,
     pub(super) metadata: Value,
     pub(super) form: Form,
 }
@@ -78,9 +80,7 @@ pub(crate) fn validate(
         store: _,
     } = responses;
     unserved_responses.refuse()?;
-    if let Some(ReasoningOptions { fields }) = reasoning {
-        fields.refuse().map_err(|error| error.within("reasoning"))?;
-    }
+    let (effort, variables) = effort(reasoning, served)?;
     one_choice(sampling.n)?;
     unknown_here(&output)?;
     if truncation.as_deref().is_some_and(|word| word != "disabled") {
@@ -112,12 +112,25 @@ pub(crate) fn validate(
         max_output_tokens,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
+        effort,
         metadata: metadata.map_or_else(|| json!({}), |Json(metadata)| metadata),
         form,
     };
-    let (variables, prompt_end) = (Map::new(), PromptEnd::Answer);
-    let spoken = Spoken { messages, tools, variables, prompt_end };
+    let spoken = Spoken { messages, tools, variables, prompt_end: PromptEnd::Answer };
     Ok(ValidResponses { spoken, answering, echoed, common })
+}
+
+/// How much the model is to think, and what its template hears of that.
+fn effort(
+    reasoning: Option<ReasoningOptions>,
+    served: &Served,
+) -> Result<(Option<String>, Map<String, Value>), ApiError> {
+    let Some(ReasoningOptions { fields, unserved }) = reasoning else {
+        return Ok((None, Map::new()));
+    };
+    unserved.refuse().map_err(|error| error.within("reasoning"))?;
+    let variables = thinking::effort(served, "reasoning.effort", fields.effort.as_deref())?;
+    Ok((fields.effort, variables))
 }
 
 /// 400 for more choices than one.

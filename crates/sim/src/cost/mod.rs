@@ -17,7 +17,7 @@ mod shape;
 use std::fmt;
 use std::time::Duration;
 
-pub use device::{DEVICES, Device, device};
+pub use device::{BadDevice, DEVICES, Device, device};
 pub use fitted::{BadFit, Fitted, Sample};
 use folio_core::plan::{CacheOp, StepPlan};
 pub use linear::CostModel;

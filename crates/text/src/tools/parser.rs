@@ -84,7 +84,9 @@ impl ToolParser {
         match std::mem::replace(&mut self.state, State::Plain) {
             State::Start | State::Text | State::Plain => out.push(ToolDelta::Text(held)),
             State::Object { reader, raw, .. } if reader.name.is_none() => {
-                out.push(ToolDelta::Text(raw + &held));
+                // A comma after which nothing comes is no text.
+                let text = raw + &held;
+                out.extend((text.trim() != ",").then_some(ToolDelta::Text(text)));
             }
             State::Opened | State::Name => {
                 out.push(ToolDelta::Text(MISTRAL_OPEN.to_owned() + &held));
@@ -273,7 +275,7 @@ impl ToolParser {
             if next || self.held.starts_with(']') {
                 self.held.remove(0);
             }
-            self.state = if next { object(String::new(), true) } else { State::Between };
+            self.state = if next { object(",".to_owned(), true) } else { State::Between };
             return true;
         }
         if self.format == ToolFormat::Hermes {
