@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use crate::codes::Bits;
 use crate::format::{BLOCK, CodePanel};
-use crate::lanes::LANES;
+use crate::lanes::dots::Dots;
 use crate::lanes::integers::{CODES, Integers, STEPS};
+use crate::lanes::{LANES, Lanes};
 use crate::pack_codes::{plane_at, unit_of};
 use crate::terms::Terms;
 
@@ -52,8 +53,8 @@ const AHEAD: usize = 4096;
     reason = "fixed bounds that unroll, over several arrays at once"
 )]
 #[inline(always)]
-unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(l: L, t: &CodeTile) {
-    let words = t.steps / STEPS;
+unsafe fn tile<D: Dots, const SMALL: bool, const R: usize, const P: usize>(d: D, t: &CodeTile) {
+    let (l, words) = (d.lanes(), t.steps / STEPS);
     // SAFETY: the caller promises that everything addressed by these bounds is valid.
     unsafe {
         let sum =
@@ -91,7 +92,7 @@ unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(l
                 for r in 0..R {
                     let steps = l.splat_steps(&*t.x.add((word * R + r) * STEPS).cast());
                     for p in 0..P {
-                        whole[r][p] = l.dot::<SMALL>(whole[r][p], codes[p], steps);
+                        whole[r][p] = d.dot::<SMALL>(whole[r][p], codes[p], steps);
                     }
                 }
             }
@@ -125,8 +126,8 @@ unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(l
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
-    l: L,
+unsafe fn row_of_tiles<D: Dots, const SMALL: bool, const R: usize>(
+    d: D,
     t: &CodeTile,
     panels: usize,
 ) {
@@ -139,14 +140,14 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
             sums: t.sums.add(done * LANES),
             ..*t
         };
-        if const { R <= L::TWO_WIDE } {
+        if const { R <= D::Lanes::TWO_WIDE } {
             while done + 2 <= panels {
-                tile::<L, SMALL, R, 2>(l, &from(done));
+                tile::<D, SMALL, R, 2>(d, &from(done));
                 done += 2;
             }
         }
         while done < panels {
-            tile::<L, SMALL, R, 1>(l, &from(done));
+            tile::<D, SMALL, R, 1>(d, &from(done));
             done += 1;
         }
     }
@@ -159,8 +160,8 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
 /// and totals for all rows, and `sums` for reading and writing 16 floats per panel in every row. The sums must not overlap what is read. Addresses that are only prefetched need
 /// not be valid. With `SMALL`, codes must be below 128.
 #[inline(always)]
-pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
-    l: L,
+pub(crate) unsafe fn tiles<D: Dots, const SMALL: bool>(
+    d: D,
     t: &CodeTile,
     rows: usize,
     panels: usize,
@@ -168,10 +169,10 @@ pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                $($r if const { $r > L::FEW && $r <= L::ROWS } => {
-                    l.call(#[inline(always)] || {
+                $($r if const { $r > D::Lanes::FEW && $r <= D::Lanes::ROWS } => {
+                    d.call(#[inline(always)] || {
                         // SAFETY: as the caller promises.
-                        unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) }
+                        unsafe { row_of_tiles::<D, SMALL, $r>(d, t, panels) }
                     })
                 })*
                 _ => unreachable!("no register tile has {rows} rows"),
