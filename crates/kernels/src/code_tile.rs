@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::codes::Bits;
 use crate::format::{BLOCK, CodePanel};
-use crate::lanes::dots::Dots;
+use crate::lanes::dots::{Dots, Integer, add_dots};
 use crate::lanes::integers::{CODES, Integers, STEPS};
 use crate::lanes::{LANES, Lanes};
 use crate::pack_codes::{plane_at, unit_of};
@@ -44,7 +44,36 @@ pub(crate) struct CodeTile {
 /// How far ahead of the arithmetic codes are asked for.
 const AHEAD: usize = 4096;
 
-/// `R` rows times `P` panels. `SMALL`: codes are below 128 and in the cache; otherwise they are of eight bits and come from memory.
+/// Adds the products of `N` times four steps, from `word` on.
+///
+/// # Safety
+/// As [`tiles`], for these steps.
+#[inline(always)]
+unsafe fn add_words<D: Dots, const SMALL: bool, const R: usize, const P: usize, const N: usize>(
+    d: D,
+    t: &CodeTile,
+    word: usize,
+    sums: &mut [[Integer<D>; P]; R],
+) {
+    let l = d.lanes();
+    let mut codes = [[l.load_codes(&[0; CODES]); N]; P];
+    // SAFETY: the caller promises that codes and steps are valid.
+    unsafe {
+        for (p, codes) in codes.iter_mut().enumerate() {
+            for (i, codes) in codes.iter_mut().enumerate() {
+                let at = t.codes.add(p * t.codes_stride + (word + i) * CODES);
+                if !SMALL {
+                    l.prefetch(at.wrapping_add(AHEAD));
+                }
+                *codes = l.load_codes(&*at.cast());
+            }
+        }
+        let steps = &*t.x.add(word * R * STEPS).cast::<[[[i8; STEPS]; R]; N]>();
+        add_dots::<D, SMALL, R, P, N>(d, &codes, steps, sums);
+    }
+}
+
+/// `R` rows times `P` panels. `SMALL`: codes are below 64 and in the cache; otherwise they are of eight bits and come from memory.
 ///
 /// # Safety
 /// As [`tiles`], for these numbers of rows and panels.
@@ -80,20 +109,14 @@ unsafe fn tile<D: Dots, const SMALL: bool, const R: usize, const P: usize>(d: D,
                     whole[r][p] = l.multiply(total, zeros[p]);
                 }
             }
-            for word in group * words..(group + 1) * words {
-                let mut codes = [l.load_codes(&[0; CODES]); P];
-                for p in 0..P {
-                    let at = t.codes.add(p * t.codes_stride + word * CODES);
-                    if !SMALL {
-                        l.prefetch(at.wrapping_add(AHEAD));
-                    }
-                    codes[p] = l.load_codes(&*at.cast());
+            let words = group * words..(group + 1) * words;
+            if const { SMALL && D::TWO_AT_ONCE } {
+                for word in words.step_by(2) {
+                    add_words::<D, SMALL, R, P, 2>(d, t, word, &mut whole);
                 }
-                for r in 0..R {
-                    let steps = l.splat_steps(&*t.x.add((word * R + r) * STEPS).cast());
-                    for p in 0..P {
-                        whole[r][p] = d.dot::<SMALL>(whole[r][p], codes[p], steps);
-                    }
+            } else {
+                for word in words {
+                    add_words::<D, SMALL, R, P, 1>(d, t, word, &mut whole);
                 }
             }
             for p in 0..P {
@@ -158,7 +181,7 @@ unsafe fn row_of_tiles<D: Dots, const SMALL: bool, const R: usize>(
 /// # Safety
 /// For every panel, `terms` and `codes` must be valid for reading all groups and their steps; so must steps, their sums, scales
 /// and totals for all rows, and `sums` for reading and writing 16 floats per panel in every row. The sums must not overlap what is read. Addresses that are only prefetched need
-/// not be valid. With `SMALL`, codes must be below 128.
+/// not be valid. With `SMALL`, codes must be below 64.
 #[inline(always)]
 pub(crate) unsafe fn tiles<D: Dots, const SMALL: bool>(
     d: D,

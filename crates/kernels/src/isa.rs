@@ -49,7 +49,7 @@ pub enum IsaError {
     Missing(&'static str, String),
 }
 
-/// Each has what those before it on the same machine have.
+/// Of all machines.
 const NAMES: [&str; 8] =
     ["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot"];
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::codes::Bits;
 use crate::format::{BLOCK, CodePanel};
-use crate::lanes::dots::{Codes, Dots, Integer};
+use crate::lanes::dots::{Codes, Dots, Integer, add_dots};
 use crate::lanes::integers::{CODES, Integers, STEPS};
 use crate::lanes::{LANES, Lanes};
 use crate::pack_codes::{plane_at, unit_of};
@@ -48,8 +48,13 @@ trait Width {
         codes: *const u8,
         block: usize,
     ) -> [L::C; 2];
-    /// See [`Dots::dot`].
-    fn dot<D: Dots>(d: D, sums: Integer<D>, codes: Codes<D>, steps: Codes<D>) -> Integer<D>;
+    /// Adds the products of a block of each panel and the steps of each row to the sums.
+    fn add_block<D: Dots, const R: usize, const P: usize>(
+        d: D,
+        codes: &[[Codes<D>; 2]; P],
+        steps: &[[[i8; STEPS]; R]; 2],
+        sums: &mut [[Integer<D>; P]; R],
+    );
 }
 
 /// A byte each.
@@ -72,8 +77,13 @@ impl Width for Whole {
     }
 
     #[inline(always)]
-    fn dot<D: Dots>(d: D, sums: Integer<D>, codes: Codes<D>, steps: Codes<D>) -> Integer<D> {
-        d.dot::<false>(sums, codes, steps)
+    fn add_block<D: Dots, const R: usize, const P: usize>(
+        d: D,
+        codes: &[[Codes<D>; 2]; P],
+        steps: &[[[i8; STEPS]; R]; 2],
+        sums: &mut [[Integer<D>; P]; R],
+    ) {
+        add_dots::<D, false, R, P, 2>(d, codes, steps, sums);
     }
 }
 
@@ -103,8 +113,13 @@ impl<const PLANES: usize> Width for Nibbles<PLANES> {
     }
 
     #[inline(always)]
-    fn dot<D: Dots>(d: D, sums: Integer<D>, codes: Codes<D>, steps: Codes<D>) -> Integer<D> {
-        d.dot::<true>(sums, codes, steps)
+    fn add_block<D: Dots, const R: usize, const P: usize>(
+        d: D,
+        codes: &[[Codes<D>; 2]; P],
+        steps: &[[[i8; STEPS]; R]; 2],
+        sums: &mut [[Integer<D>; P]; R],
+    ) {
+        add_dots::<D, true, R, P, 2>(d, codes, steps, sums);
     }
 }
 
@@ -202,15 +217,8 @@ unsafe fn tile<D: Dots, W: Width, const R: usize, const P: usize>(
                     }
                     codes[p] = W::load(l, layout, panels[p].add(layout.codes), block);
                 }
-                for half in 0..2 {
-                    for r in 0..R {
-                        let at = ((block * 2 + half) * R + r) * STEPS;
-                        let steps = l.splat_steps(&*t.x.add(at).cast());
-                        for p in 0..P {
-                            whole[r][p] = W::dot(d, whole[r][p], codes[p][half], steps);
-                        }
-                    }
-                }
+                let steps = &*t.x.add(block * BLOCK * R).cast::<[[[i8; STEPS]; R]; 2]>();
+                W::add_block::<D, R, P>(d, &codes, steps, &mut whole);
             }
             add_group(l, t, panels, group, &whole, &mut acc);
         }

@@ -9,6 +9,7 @@ use crate::lanes::avx512::Avx512;
 impl Dots for Avx512 {
     type Lanes = Self;
     const OFFSET: i32 = 128;
+    const TWO_AT_ONCE: bool = true;
 
     #[inline(always)]
     fn lanes(self) -> Self {
@@ -23,7 +24,6 @@ impl Dots for Avx512 {
         // SAFETY: `self` proves that the CPU has the instructions.
         unsafe {
             let pairs = if SMALL {
-                // At most 2 * 127 * 127: does not saturate.
                 _mm512_maddubs_epi16(codes, steps)
             } else {
                 // The magnitude of the centred code, at most 128, times the step with the code's sign: at most 2 * 128 * 127.
@@ -32,6 +32,18 @@ impl Dots for Avx512 {
                 let signed = _mm512_mask_sub_epi8(steps, negative, _mm512_setzero_si512(), steps);
                 _mm512_maddubs_epi16(_mm512_abs_epi8(centred), signed)
             };
+            _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    fn dot_two(self, sums: __m512i, codes: [__m512i; 2], steps: [__m512i; 2]) -> __m512i {
+        // SAFETY: as above.
+        unsafe {
+            // At most 4 * 63 * 127.
+            let pairs = _mm512_add_epi16(
+                _mm512_maddubs_epi16(codes[0], steps[0]),
+                _mm512_maddubs_epi16(codes[1], steps[1]),
+            );
             _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     }
