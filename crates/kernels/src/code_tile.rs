@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use crate::codes::Bits;
 use crate::format::{BLOCK, CodePanel};
-use crate::lanes::LANES;
+use crate::lanes::dots::{Dots, Integer, add_dots};
 use crate::lanes::integers::{CODES, Integers, STEPS};
+use crate::lanes::{LANES, Lanes};
 use crate::pack_codes::{plane_at, unit_of};
 use crate::terms::Terms;
 
@@ -43,7 +44,36 @@ pub(crate) struct CodeTile {
 /// How far ahead of the arithmetic codes are asked for.
 const AHEAD: usize = 4096;
 
-/// `R` rows times `P` panels. `SMALL`: codes are below 128 and in the cache; otherwise they are of eight bits and come from memory.
+/// Adds the products of `N` times four steps, from `word` on.
+///
+/// # Safety
+/// As [`tiles`], for these steps.
+#[inline(always)]
+unsafe fn add_words<D: Dots, const SMALL: bool, const R: usize, const P: usize, const N: usize>(
+    d: D,
+    t: &CodeTile,
+    word: usize,
+    sums: &mut [[Integer<D>; P]; R],
+) {
+    let l = d.lanes();
+    let mut codes = [[l.load_codes(&[0; CODES]); N]; P];
+    // SAFETY: the caller promises that codes and steps are valid.
+    unsafe {
+        for (p, codes) in codes.iter_mut().enumerate() {
+            for (i, codes) in codes.iter_mut().enumerate() {
+                let at = t.codes.add(p * t.codes_stride + (word + i) * CODES);
+                if !SMALL {
+                    l.prefetch(at.wrapping_add(AHEAD));
+                }
+                *codes = l.load_codes(&*at.cast());
+            }
+        }
+        let steps = &*t.x.add(word * R * STEPS).cast::<[[[i8; STEPS]; R]; N]>();
+        add_dots::<D, SMALL, R, P, N>(d, &codes, steps, sums);
+    }
+}
+
+/// `R` rows times `P` panels. `SMALL`: codes are below 64 and in the cache; otherwise they are of eight bits and come from memory.
 ///
 /// # Safety
 /// As [`tiles`], for these numbers of rows and panels.
@@ -52,8 +82,8 @@ const AHEAD: usize = 4096;
     reason = "fixed bounds that unroll, over several arrays at once"
 )]
 #[inline(always)]
-unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(l: L, t: &CodeTile) {
-    let words = t.steps / STEPS;
+unsafe fn tile<D: Dots, const SMALL: bool, const R: usize, const P: usize>(d: D, t: &CodeTile) {
+    let (l, words) = (d.lanes(), t.steps / STEPS);
     // SAFETY: the caller promises that everything addressed by these bounds is valid.
     unsafe {
         let sum =
@@ -79,20 +109,14 @@ unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(l
                     whole[r][p] = l.multiply(total, zeros[p]);
                 }
             }
-            for word in group * words..(group + 1) * words {
-                let mut codes = [l.load_codes(&[0; CODES]); P];
-                for p in 0..P {
-                    let at = t.codes.add(p * t.codes_stride + word * CODES);
-                    if !SMALL {
-                        l.prefetch(at.wrapping_add(AHEAD));
-                    }
-                    codes[p] = l.load_codes(&*at.cast());
+            let words = group * words..(group + 1) * words;
+            if const { SMALL && D::TWO_AT_ONCE } {
+                for word in words.step_by(2) {
+                    add_words::<D, SMALL, R, P, 2>(d, t, word, &mut whole);
                 }
-                for r in 0..R {
-                    let steps = l.splat_steps(&*t.x.add((word * R + r) * STEPS).cast());
-                    for p in 0..P {
-                        whole[r][p] = l.dot::<SMALL>(whole[r][p], codes[p], steps);
-                    }
+            } else {
+                for word in words {
+                    add_words::<D, SMALL, R, P, 1>(d, t, word, &mut whole);
                 }
             }
             for p in 0..P {
@@ -125,8 +149,8 @@ unsafe fn tile<L: Integers, const SMALL: bool, const R: usize, const P: usize>(l
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
-    l: L,
+unsafe fn row_of_tiles<D: Dots, const SMALL: bool, const R: usize>(
+    d: D,
     t: &CodeTile,
     panels: usize,
 ) {
@@ -139,14 +163,14 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
             sums: t.sums.add(done * LANES),
             ..*t
         };
-        if const { R <= L::TWO_WIDE } {
+        if const { R <= D::Lanes::TWO_WIDE } {
             while done + 2 <= panels {
-                tile::<L, SMALL, R, 2>(l, &from(done));
+                tile::<D, SMALL, R, 2>(d, &from(done));
                 done += 2;
             }
         }
         while done < panels {
-            tile::<L, SMALL, R, 1>(l, &from(done));
+            tile::<D, SMALL, R, 1>(d, &from(done));
             done += 1;
         }
     }
@@ -157,10 +181,10 @@ unsafe fn row_of_tiles<L: Integers, const SMALL: bool, const R: usize>(
 /// # Safety
 /// For every panel, `terms` and `codes` must be valid for reading all groups and their steps; so must steps, their sums, scales
 /// and totals for all rows, and `sums` for reading and writing 16 floats per panel in every row. The sums must not overlap what is read. Addresses that are only prefetched need
-/// not be valid. With `SMALL`, codes must be below 128.
+/// not be valid. With `SMALL`, codes must be below 64.
 #[inline(always)]
-pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
-    l: L,
+pub(crate) unsafe fn tiles<D: Dots, const SMALL: bool>(
+    d: D,
     t: &CodeTile,
     rows: usize,
     panels: usize,
@@ -168,10 +192,10 @@ pub(crate) unsafe fn tiles<L: Integers, const SMALL: bool>(
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                $($r if const { $r > L::FEW && $r <= L::ROWS } => {
-                    l.call(#[inline(always)] || {
+                $($r if const { $r > D::Lanes::FEW && $r <= D::Lanes::ROWS } => {
+                    d.call(#[inline(always)] || {
                         // SAFETY: as the caller promises.
-                        unsafe { row_of_tiles::<L, SMALL, $r>(l, t, panels) }
+                        unsafe { row_of_tiles::<D, SMALL, $r>(d, t, panels) }
                     })
                 })*
                 _ => unreachable!("no register tile has {rows} rows"),

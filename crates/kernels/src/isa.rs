@@ -20,13 +20,22 @@ enum Kind {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// The same, but for products of eight bits.
+    #[cfg(target_arch = "x86_64")]
+    Avx2Vnni,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same, but for products of eight bits.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
     /// The same, but for products of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// The same, but for products of eight bits.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 /// The wanted instruction set cannot be used.
@@ -40,7 +49,9 @@ pub enum IsaError {
     Missing(&'static str, String),
 }
 
-const NAMES: [&str; 5] = ["scalar", "avx2", "avx512", "avx512bf16", "neon"];
+/// Of all machines.
+const NAMES: [&str; 8] =
+    ["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot"];
 
 impl Isa {
     /// The fastest that this CPU has.
@@ -58,12 +69,16 @@ impl Isa {
             use std::is_x86_feature_detected as has;
             if has!("avx2") && has!("fma") && has!("f16c") {
                 all.push(Self(Kind::Avx2));
-                // One kind of AVX-512, that of the CPUs with integer products; earlier ones run AVX2.
-                let base = has!("avx512f") && has!("avx512vl") && has!("avx512bw");
-                if base && has!("avx512dq") && has!("avx512vnni") {
+                if has!("avxvnni") {
+                    all.push(Self(Kind::Avx2Vnni));
+                }
+                if has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
                     all.push(Self(Kind::Avx512));
-                    if has!("avx512bf16") {
-                        all.push(Self(Kind::Avx512Bf16));
+                    if has!("avx512vnni") {
+                        all.push(Self(Kind::Avx512Vnni));
+                        if has!("avx512bf16") {
+                            all.push(Self(Kind::Avx512Bf16));
+                        }
                     }
                 }
             }
@@ -71,11 +86,15 @@ impl Isa {
         #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") {
             all.push(Self(Kind::Neon));
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                all.push(Self(Kind::NeonDot));
+            }
         }
         all
     }
 
-    /// The instruction set called `name`: `scalar`, `avx2`, `avx512`, `avx512bf16` or `neon`.
+    /// The instruction set called `name`: `scalar`; `avx2`, `avx2vnni` (with AVX-VNNI), `avx512` (F, VL, BW, DQ), `avx512vnni`,
+    /// `avx512bf16`; `neon`, `neondot` (with the dot products of Armv8.2).
     ///
     /// # Errors
     /// When there is none of that name, or this CPU does not have it.
@@ -99,11 +118,17 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Kind::Avx2Vnni => "avx2vnni",
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Vnni => "avx512vnni",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512Bf16 => "avx512bf16",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Kind::NeonDot => "neondot",
         }
     }
 }
@@ -133,18 +158,24 @@ macro_rules! kernels {
             pub(crate) fn $name(self, $($arg: $ty),*) $(-> $ret)? {
                 match self.0 {
                     Kind::Scalar => kernels!(Scalar, $generic, $($arg),*),
-                    // SAFETY: this `Isa` was made because the CPU has the instructions.
                     #[cfg(target_arch = "x86_64")]
-                    Kind::Avx2 => kernels!(unsafe { Avx2::new() }, $generic, $($arg),*),
-                    #[cfg(target_arch = "x86_64")]
-                    Kind::Avx512 | Kind::Avx512Bf16 => {
-                        let bf16 = self.0 == Kind::Avx512Bf16;
-                        // SAFETY: as above.
-                        kernels!(unsafe { Avx512::new(bf16) }, $generic, $($arg),*)
+                    Kind::Avx2 | Kind::Avx2Vnni => {
+                        let vnni = self.0 == Kind::Avx2Vnni;
+                        // SAFETY: this `Isa` was made because the CPU has the instructions.
+                        kernels!(unsafe { Avx2::new(vnni) }, $generic, $($arg),*)
                     }
-                    // SAFETY: as above.
+                    #[cfg(target_arch = "x86_64")]
+                    Kind::Avx512 | Kind::Avx512Vnni | Kind::Avx512Bf16 => {
+                        let (vnni, bf16) = (self.0 != Kind::Avx512, self.0 == Kind::Avx512Bf16);
+                        // SAFETY: as above.
+                        kernels!(unsafe { Avx512::new(vnni, bf16) }, $generic, $($arg),*)
+                    }
                     #[cfg(target_arch = "aarch64")]
-                    Kind::Neon => kernels!(unsafe { Neon::new() }, $generic, $($arg),*),
+                    Kind::Neon | Kind::NeonDot => {
+                        let dot = self.0 == Kind::NeonDot;
+                        // SAFETY: as above.
+                        kernels!(unsafe { Neon::new(dot) }, $generic, $($arg),*)
+                    }
                 }
             })*
         }

@@ -10,6 +10,7 @@ use half::bf16;
 
 use crate::context::Context;
 use crate::isa::Isa;
+use crate::lanes::dots::{DotKernel, Dots};
 use crate::lanes::integers::{CODES, Integers, STEPS};
 use crate::lanes::pairs::{PairKernel, Pairs};
 use crate::lanes::{LANES, Lanes};
@@ -57,7 +58,7 @@ pub fn bf16_peak(ctx: &Context) -> f64 {
 }
 
 /// Operations per second of products of eight-bit integers, summed in 32 bits, in registers, all threads together; a product
-/// and its sum are two.
+/// and its sum are two. Codes are small ones: those of eight bits take more where the CPU has no instructions for it.
 #[must_use]
 pub fn int8_peak(ctx: &Context) -> f64 {
     peak(ctx, Isa::integer_chains)
@@ -185,37 +186,45 @@ fn pair_rounds<M: Pairs, const R: usize, const P: usize>(m: M, rounds: usize) ->
 /// Chains of products of small codes; with how many operations a round has.
 #[inline(always)]
 pub(crate) fn integer_chains<L: Integers>(l: L, rounds: usize) -> (f32, usize) {
-    const CHAINS: usize = 12;
-    let codes = l.load_codes(&black_box([3; CODES]));
-    let steps = black_box([[5; STEPS]; CHAINS]);
-    let start = black_box([0; CHAINS]);
-    let (sum, used) = if L::ROWS < CHAINS {
-        let start = std::array::from_fn(|i| l.splat_integer(start[i]));
-        let steps = std::array::from_fn(|i| l.splat_steps(&steps[i]));
-        (integer_rounds::<L, { CHAINS / 3 }>(l, rounds, start, codes, steps), CHAINS / 3)
-    } else {
-        let start = start.map(|x| l.splat_integer(x));
-        let steps = std::array::from_fn(|i| l.splat_steps(&steps[i]));
-        (integer_rounds::<L, CHAINS>(l, rounds, start, codes, steps), CHAINS)
-    };
-    (sum, used * CODES * 2)
+    l.with_dots(IntegerChains { rounds })
+}
+
+struct IntegerChains {
+    rounds: usize,
+}
+
+impl DotKernel for IntegerChains {
+    type Output = (f32, usize);
+
+    #[inline(always)]
+    fn run<D: Dots>(self, d: D) -> (f32, usize) {
+        const CHAINS: usize = 12;
+        d.call(
+            #[inline(always)]
+            || {
+                if D::Lanes::ROWS < CHAINS {
+                    integer_rounds::<D, { CHAINS / 3 }>(d, self.rounds)
+                } else {
+                    integer_rounds::<D, CHAINS>(d, self.rounds)
+                }
+            },
+        )
+    }
 }
 
 #[inline(always)]
-fn integer_rounds<L: Integers, const N: usize>(
-    l: L,
-    rounds: usize,
-    mut sums: [L::I; N],
-    codes: L::C,
-    steps: [L::C; N],
-) -> f32 {
+fn integer_rounds<D: Dots, const N: usize>(d: D, rounds: usize) -> (f32, usize) {
+    let l = d.lanes();
+    let codes = l.load_codes(&black_box([3; CODES]));
+    let steps = black_box([[5; STEPS]; N]).map(|steps| l.splat_steps(&steps));
+    let mut sums = black_box([0; N]).map(|sum| l.splat_integer(sum));
     for _ in 0..rounds {
         // What a compiler knows to be the same in every round it would compute once.
-        let codes = black_box(codes);
+        let codes = black_box([codes; 2]);
         for (sum, steps) in sums.iter_mut().zip(steps) {
-            *sum = l.dot::<true>(*sum, codes, steps);
+            *sum = d.dot_two(*sum, codes, [steps; 2]);
         }
     }
-    let zero = l.splat(0.0);
-    l.fold_add(sums.into_iter().fold(zero, |a, b| l.add(a, l.to_float(b))))
+    let sum = sums.into_iter().fold(l.splat(0.0), |a, b| l.add(a, l.to_float(b)));
+    (l.fold_add(sum), N * 2 * CODES * 2)
 }

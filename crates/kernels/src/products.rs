@@ -8,6 +8,7 @@ use crate::code_tile::{self, CodeTile, unpack};
 use crate::codes::Bits;
 use crate::dtype::{Dtype, Stepwise};
 use crate::format::{BLOCK, CodePanel, Grouping, Panel};
+use crate::lanes::dots::{DotKernel, Dots};
 use crate::lanes::integers::Integers;
 use crate::lanes::pairs::{PairKernel, Pairs};
 use crate::lanes::{LANES, Lanes};
@@ -64,13 +65,7 @@ pub(crate) fn products<L: Integers>(
             else {
                 unreachable!("rows are quantised for every grouping")
             };
-            check(job, part, layout, steps, sums);
-            few_products(l, job, part, layout, steps, sums);
-            if layout.format.bits == Bits::Eight {
-                code_products::<L, false>(l, job, part, layout, steps, sums, scratch);
-            } else {
-                code_products::<L, true>(l, job, part, layout, steps, sums, scratch);
-            }
+            l.with_dots(CodeProducts { job, part, layout, steps, sums, scratch });
         }
     }
 }
@@ -178,110 +173,133 @@ impl PairKernel for PairProducts<'_, '_> {
     }
 }
 
-/// Checks everything that products of codes read and write, for all rows and panels.
-fn check(job: &Job<'_>, part: &Part<'_>, layout: &CodePanel, steps: &Steps<'_>, sums: &Sums<'_>) {
-    let (rows, grouping) = (job.deal.padded_rows(), &steps.grouping);
-    let weights = job.weights.panels(part.place, part.first, part.panels);
-    assert!(
-        sums.floats.len() >= rows * sums.width
-            && part.column + part.panels * LANES <= sums.width
-            && weights.len() >= part.panels * layout.bytes
-            && layout.grouping == *grouping
-            && steps.steps.len() >= rows * grouping.all_steps()
-            && steps.sums.len().min(steps.scales.len()).min(steps.totals.len())
-                >= rows * grouping.groups,
-        "scratch is too small"
-    );
+/// Products of codes.
+struct CodeProducts<'a, 's> {
+    job: &'a Job<'a>,
+    part: &'a Part<'a>,
+    layout: &'a CodePanel,
+    steps: &'a Steps<'a>,
+    sums: &'a mut Sums<'s>,
+    scratch: &'a mut [f32],
 }
 
-/// Those tiles that have few rows.
-#[inline(always)]
-fn few_products<L: Integers>(
-    l: L,
-    job: &Job<'_>,
-    part: &Part<'_>,
-    layout: &CodePanel,
-    steps: &Steps<'_>,
-    sums: &mut Sums<'_>,
-) {
-    let weights = job.weights.panels(part.place, part.first, part.panels);
-    let grouping = &steps.grouping;
-    // Wide enough for every tile; those that are less wide take several steps.
-    for panel in (0..part.panels).step_by(WIDEST) {
-        let end = part.panels.min(panel + WIDEST);
-        for Dealt { first, padded, .. } in job.deal.all().filter(|tile| tile.padded <= L::FEW) {
-            // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, whole panels, and the
-            // sums, which are only ours.
-            unsafe {
-                let tile = StoredTile {
-                    layout,
-                    panels: weights.as_ptr(),
-                    x: steps.steps.as_ptr().add(first * grouping.all_steps()),
-                    step_sums: steps.sums.as_ptr().add(first * grouping.groups),
-                    step_scales: steps.scales.as_ptr().add(first * grouping.groups),
-                    step_totals: steps.totals.as_ptr().add(first * grouping.groups),
-                    sums: sums.floats.as_mut_ptr().add(first * sums.width + part.column),
-                    sums_stride: sums.width,
-                };
-                stored_tile::tiles(l, &tile, padded, panel..end);
-            }
+impl DotKernel for CodeProducts<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<D: Dots>(mut self, d: D) {
+        self.check();
+        self.few(d);
+        if self.job.deal.each() <= D::Lanes::FEW {
+            return;
+        }
+        if self.layout.format.bits == Bits::Eight {
+            self.many::<D, false>(d);
+        } else {
+            self.many::<D, true>(d);
         }
     }
 }
 
-/// Those tiles that have more rows. `SMALL`: codes are of fewer than eight bits and are unpacked first.
-#[inline(always)]
-fn code_products<L: Integers, const SMALL: bool>(
-    l: L,
-    job: &Job<'_>,
-    part: &Part<'_>,
-    layout: &CodePanel,
-    steps: &Steps<'_>,
-    sums: &mut Sums<'_>,
-    scratch: &mut [f32],
-) {
-    let (deal, panels) = (job.deal, part.panels);
-    if deal.each() <= L::FEW {
-        return;
+impl CodeProducts<'_, '_> {
+    /// Checks everything that is read and written, for all rows and panels.
+    fn check(&self) {
+        let Self { job, part, layout, steps, sums, .. } = self;
+        let (rows, grouping) = (job.deal.padded_rows(), &steps.grouping);
+        let weights = job.weights.panels(part.place, part.first, part.panels);
+        assert!(
+            sums.floats.len() >= rows * sums.width
+                && part.column + part.panels * LANES <= sums.width
+                && weights.len() >= part.panels * layout.bytes
+                && layout.grouping == *grouping
+                && steps.steps.len() >= rows * grouping.all_steps()
+                && steps.sums.len().min(steps.scales.len()).min(steps.totals.len())
+                    >= rows * grouping.groups,
+            "scratch is too small"
+        );
     }
-    let (grouping, together) = (steps.grouping, L::panels(deal.each()));
-    let weights = job.weights.panels(part.place, part.first, panels);
-    let slice = groups_together(&grouping, together);
-    let (terms, unpacked) = scratch.split_at_mut(together * slice * size_of::<Terms>() / 4);
-    let terms: &mut [Terms] = bytemuck::cast_slice_mut(terms);
-    let unpacked: &mut [u8] = bytemuck::cast_slice_mut(unpacked);
-    assert!(unpacked.len() >= together * slice * grouping.steps * LANES, "scratch is too small");
-    for begin in (0..grouping.groups).step_by(slice) {
-        let groups = begin..(begin + slice).min(grouping.groups);
-        let before = begin * grouping.steps;
-        for panel in (0..panels).step_by(together) {
-            let width = together.min(panels - panel);
-            let this = &weights[panel * layout.bytes..][..width * layout.bytes];
-            let (codes, codes_stride) =
-                prepare::<L, SMALL>(l, layout, this, groups.clone(), terms, unpacked);
-            for Dealt { first, padded, .. } in deal.all().filter(|tile| tile.padded > L::FEW) {
-                let others = first * grouping.groups + begin * padded;
-                // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, and the sums, which are only
-                // ours; terms and unpacked codes, which are below 64, were just written for `width` panels; eight-bit
-                // codes are read from the panels.
+
+    /// Those tiles that have few rows.
+    #[inline(always)]
+    fn few<D: Dots>(&mut self, d: D) {
+        let Self { job, part, layout, steps, sums, .. } = self;
+        let weights = job.weights.panels(part.place, part.first, part.panels);
+        let grouping = &steps.grouping;
+        // Wide enough for every tile; those that are less wide take several steps.
+        for panel in (0..part.panels).step_by(WIDEST) {
+            let end = part.panels.min(panel + WIDEST);
+            for Dealt { first, padded, .. } in
+                job.deal.all().filter(|tile| tile.padded <= D::Lanes::FEW)
+            {
+                // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, whole panels, and the
+                // sums, which are only ours.
                 unsafe {
-                    let tile = CodeTile {
-                        groups: groups.len(),
-                        steps: grouping.steps,
-                        minima: layout.format.scaling.has_minima(),
-                        first: begin == 0,
-                        terms: terms.as_ptr(),
-                        codes,
-                        codes_stride,
-                        x: steps.steps.as_ptr().add(first * grouping.all_steps() + before * padded),
-                        step_sums: steps.sums.as_ptr().add(others),
-                        step_scales: steps.scales.as_ptr().add(others),
-                        step_totals: steps.totals.as_ptr().add(others),
-                        sums: (sums.floats.as_mut_ptr())
-                            .add(first * sums.width + part.column + panel * LANES),
+                    let tile = StoredTile {
+                        layout,
+                        panels: weights.as_ptr(),
+                        x: steps.steps.as_ptr().add(first * grouping.all_steps()),
+                        step_sums: steps.sums.as_ptr().add(first * grouping.groups),
+                        step_scales: steps.scales.as_ptr().add(first * grouping.groups),
+                        step_totals: steps.totals.as_ptr().add(first * grouping.groups),
+                        sums: sums.floats.as_mut_ptr().add(first * sums.width + part.column),
                         sums_stride: sums.width,
                     };
-                    code_tile::tiles::<L, SMALL>(l, &tile, padded, width);
+                    stored_tile::tiles(d, &tile, padded, panel..end);
+                }
+            }
+        }
+    }
+
+    /// Those tiles that have more rows. `SMALL`: codes are of fewer than eight bits and are unpacked first.
+    #[inline(always)]
+    fn many<D: Dots, const SMALL: bool>(&mut self, d: D) {
+        let Self { job, part, layout, steps, sums, scratch } = self;
+        let (deal, panels) = (job.deal, part.panels);
+        let (grouping, together) = (steps.grouping, D::Lanes::panels(deal.each()));
+        let weights = job.weights.panels(part.place, part.first, panels);
+        let slice = groups_together(&grouping, together);
+        let (terms, unpacked) = scratch.split_at_mut(together * slice * size_of::<Terms>() / 4);
+        let terms: &mut [Terms] = bytemuck::cast_slice_mut(terms);
+        let unpacked: &mut [u8] = bytemuck::cast_slice_mut(unpacked);
+        assert!(
+            unpacked.len() >= together * slice * grouping.steps * LANES,
+            "scratch is too small"
+        );
+        for begin in (0..grouping.groups).step_by(slice) {
+            let groups = begin..(begin + slice).min(grouping.groups);
+            let before = begin * grouping.steps;
+            for panel in (0..panels).step_by(together) {
+                let width = together.min(panels - panel);
+                let this = &weights[panel * layout.bytes..][..width * layout.bytes];
+                let (codes, codes_stride) =
+                    prepare::<D, SMALL>(d, layout, this, groups.clone(), terms, unpacked);
+                for Dealt { first, padded, .. } in
+                    deal.all().filter(|tile| tile.padded > D::Lanes::FEW)
+                {
+                    let others = first * grouping.groups + begin * padded;
+                    // SAFETY: `check` has seen that the slices hold all steps and groups of padded rows, and the sums, which are
+                    // only ours; terms and unpacked codes, which are below 64, were just written for `width` panels;
+                    // eight-bit codes are read from the panels.
+                    unsafe {
+                        let tile = CodeTile {
+                            groups: groups.len(),
+                            steps: grouping.steps,
+                            minima: layout.format.scaling.has_minima(),
+                            first: begin == 0,
+                            terms: terms.as_ptr(),
+                            codes,
+                            codes_stride,
+                            x: (steps.steps.as_ptr())
+                                .add(first * grouping.all_steps() + before * padded),
+                            step_sums: steps.sums.as_ptr().add(others),
+                            step_scales: steps.scales.as_ptr().add(others),
+                            step_totals: steps.totals.as_ptr().add(others),
+                            sums: (sums.floats.as_mut_ptr())
+                                .add(first * sums.width + part.column + panel * LANES),
+                            sums_stride: sums.width,
+                        };
+                        code_tile::tiles::<D, SMALL>(d, &tile, padded, width);
+                    }
                 }
             }
         }
@@ -291,15 +309,15 @@ fn code_products<L: Integers, const SMALL: bool>(
 /// Reads the terms of some groups of some panels, and unpacks their codes unless they are bytes already. Returns where the codes
 /// are, and how far it is from panel to panel.
 #[inline(always)]
-fn prepare<L: Integers, const SMALL: bool>(
-    l: L,
+fn prepare<D: Dots, const SMALL: bool>(
+    d: D,
     layout: &CodePanel,
     panels: &[u8],
     groups: Range<usize>,
     terms: &mut [Terms],
     unpacked: &mut [u8],
 ) -> (*const u8, usize) {
-    let offset = if SMALL { 0 } else { L::OFFSET };
+    let (l, offset) = (d.lanes(), if SMALL { 0 } else { D::OFFSET });
     let (before, here) =
         (groups.start * layout.grouping.steps, groups.len() * layout.grouping.steps);
     for (p, panel) in panels.chunks_exact(layout.bytes).enumerate() {

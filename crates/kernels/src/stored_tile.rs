@@ -7,8 +7,9 @@ use std::ops::Range;
 
 use crate::codes::Bits;
 use crate::format::{BLOCK, CodePanel};
-use crate::lanes::LANES;
+use crate::lanes::dots::{Codes, Dots, Integer, add_dots};
 use crate::lanes::integers::{CODES, Integers, STEPS};
+use crate::lanes::{LANES, Lanes};
 use crate::pack_codes::{plane_at, unit_of};
 use crate::terms::{common_zero, scales_and_minima, zeros};
 
@@ -47,8 +48,13 @@ trait Width {
         codes: *const u8,
         block: usize,
     ) -> [L::C; 2];
-    /// See [`Integers::dot`].
-    fn dot<L: Integers>(l: L, sums: L::I, codes: L::C, steps: L::C) -> L::I;
+    /// Adds the products of a block of each panel and the steps of each row to the sums.
+    fn add_block<D: Dots, const R: usize, const P: usize>(
+        d: D,
+        codes: &[[Codes<D>; 2]; P],
+        steps: &[[[i8; STEPS]; R]; 2],
+        sums: &mut [[Integer<D>; P]; R],
+    );
 }
 
 /// A byte each.
@@ -71,8 +77,13 @@ impl Width for Whole {
     }
 
     #[inline(always)]
-    fn dot<L: Integers>(l: L, sums: L::I, codes: L::C, steps: L::C) -> L::I {
-        l.dot::<false>(sums, codes, steps)
+    fn add_block<D: Dots, const R: usize, const P: usize>(
+        d: D,
+        codes: &[[Codes<D>; 2]; P],
+        steps: &[[[i8; STEPS]; R]; 2],
+        sums: &mut [[Integer<D>; P]; R],
+    ) {
+        add_dots::<D, false, R, P, 2>(d, codes, steps, sums);
     }
 }
 
@@ -102,8 +113,13 @@ impl<const PLANES: usize> Width for Nibbles<PLANES> {
     }
 
     #[inline(always)]
-    fn dot<L: Integers>(l: L, sums: L::I, codes: L::C, steps: L::C) -> L::I {
-        l.dot::<true>(sums, codes, steps)
+    fn add_block<D: Dots, const R: usize, const P: usize>(
+        d: D,
+        codes: &[[Codes<D>; 2]; P],
+        steps: &[[[i8; STEPS]; R]; 2],
+        sums: &mut [[Integer<D>; P]; R],
+    ) {
+        add_dots::<D, true, R, P, 2>(d, codes, steps, sums);
     }
 }
 
@@ -155,15 +171,15 @@ unsafe fn add_group<L: Integers, const R: usize, const P: usize>(
     reason = "fixed bounds that unroll, over several arrays at once"
 )]
 #[inline(always)]
-unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
-    l: L,
+unsafe fn tile<D: Dots, W: Width, const R: usize, const P: usize>(
+    d: D,
     t: &StoredTile<'_>,
     first: usize,
     width: usize,
 ) {
-    let (layout, grouping) = (t.layout, &t.layout.grouping);
+    let (l, layout, grouping) = (d.lanes(), t.layout, &t.layout.grouping);
     let (bytes, blocks) = (layout.bytes, grouping.steps / BLOCK);
-    let offset = if W::SMALL { 0 } else { L::OFFSET };
+    let offset = if W::SMALL { 0 } else { D::OFFSET };
     let zero = common_zero(layout, offset);
     // SAFETY: the caller promises that everything addressed by these bounds is valid.
     unsafe {
@@ -201,15 +217,8 @@ unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
                     }
                     codes[p] = W::load(l, layout, panels[p].add(layout.codes), block);
                 }
-                for half in 0..2 {
-                    for r in 0..R {
-                        let at = ((block * 2 + half) * R + r) * STEPS;
-                        let steps = l.splat_steps(&*t.x.add(at).cast());
-                        for p in 0..P {
-                            whole[r][p] = W::dot(l, whole[r][p], codes[p][half], steps);
-                        }
-                    }
-                }
+                let steps = &*t.x.add(block * BLOCK * R).cast::<[[[i8; STEPS]; R]; 2]>();
+                W::add_block::<D, R, P>(d, &codes, steps, &mut whole);
             }
             add_group(l, t, panels, group, &whole, &mut acc);
         }
@@ -227,21 +236,21 @@ unsafe fn tile<L: Integers, W: Width, const R: usize, const P: usize>(
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn row_of_tiles<L: Integers, W: Width, const R: usize>(
-    l: L,
+unsafe fn row_of_tiles<D: Dots, W: Width, const R: usize>(
+    d: D,
     t: &StoredTile<'_>,
     panels: Range<usize>,
 ) {
-    for first in panels.clone().step_by(L::panels(R)) {
-        let width = L::panels(R).min(panels.end - first);
+    for first in panels.clone().step_by(D::Lanes::panels(R)) {
+        let width = D::Lanes::panels(R).min(panels.end - first);
         // SAFETY: as the caller promises.
         unsafe {
-            if const { R <= L::FOUR_WIDE } {
-                tile::<L, W, R, 4>(l, t, first, width);
-            } else if const { R <= L::TWO_WIDE } {
-                tile::<L, W, R, 2>(l, t, first, width);
+            if const { R <= D::Lanes::FOUR_WIDE } {
+                tile::<D, W, R, 4>(d, t, first, width);
+            } else if const { R <= D::Lanes::TWO_WIDE } {
+                tile::<D, W, R, 2>(d, t, first, width);
             } else {
-                tile::<L, W, R, 1>(l, t, first, width);
+                tile::<D, W, R, 1>(d, t, first, width);
             }
         }
     }
@@ -253,19 +262,14 @@ unsafe fn row_of_tiles<L: Integers, W: Width, const R: usize>(
 /// All panels must be valid for reading; so must steps, their sums, scales and totals for all rows, and `sums` for writing 16
 /// floats per panel in every row. The sums must not overlap what is read.
 #[inline(always)]
-pub(crate) unsafe fn tiles<L: Integers>(
-    l: L,
-    t: &StoredTile<'_>,
-    rows: usize,
-    panels: Range<usize>,
-) {
+pub(crate) unsafe fn tiles<D: Dots>(d: D, t: &StoredTile<'_>, rows: usize, panels: Range<usize>) {
     macro_rules! of {
         ($width:ty, $r:literal) => {
-            l.call(
+            d.call(
                 #[inline(always)]
                 || {
                     // SAFETY: as the caller promises.
-                    unsafe { row_of_tiles::<L, $width, $r>(l, t, panels) }
+                    unsafe { row_of_tiles::<D, $width, $r>(d, t, panels) }
                 },
             )
         };
@@ -273,7 +277,7 @@ pub(crate) unsafe fn tiles<L: Integers>(
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match rows {
-                $($r if const { $r <= L::FEW } => match t.layout.format.bits {
+                $($r if const { $r <= D::Lanes::FEW } => match t.layout.format.bits {
                     Bits::Four => of!(Nibbles<0>, $r),
                     Bits::Five => of!(Nibbles<1>, $r),
                     Bits::Six => of!(Nibbles<2>, $r),

@@ -6,16 +6,23 @@ use half::{bf16, f16};
 
 use super::{LANES, Lanes};
 
-/// Proof that the CPU has AVX2, FMA and F16C.
+/// Proof that the CPU has AVX2, FMA and F16C; and AVX-VNNI, where it is said to be there.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2 {
+    vnni: bool,
+}
 
 impl Avx2 {
     /// # Safety
-    /// The CPU must have the instructions named on the type.
+    /// The CPU must have the instructions named on the type, that for `vnni` if it is set.
     #[inline(always)]
-    pub(crate) unsafe fn new() -> Self {
-        Self(())
+    pub(crate) unsafe fn new(vnni: bool) -> Self {
+        Self { vnni }
+    }
+
+    #[inline(always)]
+    pub(super) fn has_vnni(self) -> bool {
+        self.vnni
     }
 }
 

@@ -8,22 +8,28 @@ use super::pairs::avx512::Avx512Bf16;
 use super::pairs::{PairKernel, Widened};
 use super::{LANES, Lanes};
 
-/// Proof that the CPU has AVX-512 F, VL, BW, DQ and VNNI, AVX2, FMA and F16C; and BF16, where it is said to be there.
+/// Proof that the CPU has AVX-512 F, VL, BW and DQ, AVX2, FMA and F16C; and VNNI and BF16, where they are said to be there.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512 {
+    vnni: bool,
     bf16: bool,
 }
 
 impl Avx512 {
     /// # Safety
-    /// The CPU must have the instructions named on the type, those for `bf16` if that is set.
+    /// The CPU must have the instructions named on the type, those for `vnni` and `bf16` if they are set.
     #[inline(always)]
-    pub(crate) unsafe fn new(bf16: bool) -> Self {
-        Self { bf16 }
+    pub(crate) unsafe fn new(vnni: bool, bf16: bool) -> Self {
+        Self { vnni, bf16 }
+    }
+
+    #[inline(always)]
+    pub(super) fn has_vnni(self) -> bool {
+        self.vnni
     }
 }
 
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
 #[inline(never)]
 fn call<R>(kernel: impl FnOnce() -> R) -> R {
     kernel()

@@ -15,6 +15,7 @@ use half::{bf16, f16};
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod dots;
 pub(crate) mod integers;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;

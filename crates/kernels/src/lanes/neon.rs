@@ -7,16 +7,24 @@ use half::{bf16, f16};
 
 use super::{LANES, Lanes};
 
-/// Proof that the CPU has NEON (every aarch64 CPU that Rust's standard library runs on).
+/// Proof that the CPU has NEON (every aarch64 CPU that Rust's standard library runs on); and the dot products of Armv8.2, where
+/// they are said to be there.
 #[derive(Clone, Copy)]
-pub(crate) struct Neon(());
+pub(crate) struct Neon {
+    dot: bool,
+}
 
 impl Neon {
     /// # Safety
-    /// The CPU must have NEON.
+    /// The CPU must have NEON, and the dot products if `dot` is set.
     #[inline(always)]
-    pub(crate) unsafe fn new() -> Self {
-        Self(())
+    pub(crate) unsafe fn new(dot: bool) -> Self {
+        Self { dot }
+    }
+
+    #[inline(always)]
+    pub(super) fn has_dot(self) -> bool {
+        self.dot
     }
 }
 

@@ -199,6 +199,30 @@ fn every_format_is_multiplied_as_its_rule_says_and_the_same_everywhere() {
 }
 
 #[test]
+fn products_of_the_largest_codes_and_steps_are_exact() {
+    let mut random = Random(12);
+    for (bits, largest) in BITS {
+        let format = CodeFormat { bits, group: Some(32), scaling: Scaling::Zeros };
+        for rows in [1, 7, 13] {
+            let mut stored = Stored::random(&mut random, format, 16, 64);
+            for (i, row) in stored.rows.iter_mut().enumerate() {
+                row.codes = (0..64).map(|k| if k % 16 < i { 0 } else { largest }).collect();
+            }
+            for x in [[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]] {
+                let x: Vec<f32> = x.into_iter().cycle().take(rows * 64).collect();
+                let y = same_everywhere(|ctx| {
+                    let mut y = vec![f32::NAN; rows * 16];
+                    linear(ctx, &x, &stored.packed(ctx), None, Epilogue::Store, &mut y);
+                    y
+                });
+                let expected: Vec<f32> = x.chunks(64).flat_map(|x| stored.product(x)).collect();
+                assert_same_bits(&expected, &y, &format!("{format:?}, {rows} rows"));
+            }
+        }
+    }
+}
+
+#[test]
 fn every_format_is_read_back_as_an_embedding() {
     let mut random = Random(12);
     for format in formats() {

@@ -1,9 +1,11 @@
-//! Two ymm registers; products through 16 bits, where they cannot saturate.
+//! Two ymm registers.
 
 use std::arch::x86_64::*;
 
 use super::{CODES, Integers, LANES, STEPS};
 use crate::lanes::avx2::{Avx2, V};
+use crate::lanes::dots::DotKernel;
+use crate::lanes::dots::avx2::Avx2Vnni;
 
 macro_rules! on_cpu {
     ($($code:tt)*) => {
@@ -15,27 +17,7 @@ macro_rules! on_cpu {
 
 /// Lanes 0 to 7 and 8 to 15.
 #[derive(Clone, Copy)]
-pub(crate) struct I(__m256i, __m256i);
-
-/// Four products of each of eight lanes.
-///
-/// # Safety
-/// The CPU must have AVX2.
-#[inline(always)]
-unsafe fn dot8<const SMALL: bool>(sums: __m256i, codes: __m256i, steps: __m256i) -> __m256i {
-    // SAFETY: as the caller promises; no pointers.
-    unsafe {
-        let pairs = if SMALL {
-            // At most 2 * 127 * 127: does not saturate.
-            _mm256_maddubs_epi16(codes, steps)
-        } else {
-            // The magnitude of the centred code, at most 128, times the step with the code's sign: at most 2 * 128 * 127.
-            let centred = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
-            _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(steps, centred))
-        };
-        _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-    }
-}
+pub(crate) struct I(pub(in crate::lanes) __m256i, pub(in crate::lanes) __m256i);
 
 /// Adds `value` to the bytes whose bit of `bits` is set.
 ///
@@ -62,7 +44,6 @@ unsafe fn add_bits32(codes: __m256i, bits: i32, value: u8) -> __m256i {
 impl Integers for Avx2 {
     type I = I;
     type C = I;
-    const OFFSET: i32 = 128;
 
     #[inline(always)]
     fn splat_integer(self, x: i32) -> I {
@@ -152,9 +133,12 @@ impl Integers for Avx2 {
         self.splat_integer(on_cpu!(from.as_ptr().cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
-    fn dot<const SMALL: bool>(self, sums: I, codes: I, steps: I) -> I {
-        on_cpu! {
-            I(dot8::<SMALL>(sums.0, codes.0, steps.0), dot8::<SMALL>(sums.1, codes.1, steps.1))
+    fn with_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        if self.has_vnni() {
+            // SAFETY: `self` says that the CPU has it.
+            kernel.run(unsafe { Avx2Vnni::new(self) })
+        } else {
+            kernel.run(self)
         }
     }
 }

@@ -1,9 +1,11 @@
-//! One zmm register; products with VNNI.
+//! One zmm register.
 
 use std::arch::x86_64::*;
 
 use super::{CODES, Integers, LANES, STEPS};
 use crate::lanes::avx512::Avx512;
+use crate::lanes::dots::DotKernel;
+use crate::lanes::dots::avx512::Avx512Vnni;
 
 macro_rules! on_cpu {
     ($($code:tt)*) => {
@@ -16,7 +18,6 @@ macro_rules! on_cpu {
 impl Integers for Avx512 {
     type I = __m512i;
     type C = __m512i;
-    const OFFSET: i32 = 0;
 
     #[inline(always)]
     fn splat_integer(self, x: i32) -> __m512i {
@@ -86,7 +87,12 @@ impl Integers for Avx512 {
         on_cpu!(_mm512_set1_epi32(from.as_ptr().cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
-    fn dot<const SMALL: bool>(self, sums: __m512i, codes: __m512i, steps: __m512i) -> __m512i {
-        on_cpu!(_mm512_dpbusd_epi32(sums, codes, steps))
+    fn with_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        if self.has_vnni() {
+            // SAFETY: `self` says that the CPU has it.
+            kernel.run(unsafe { Avx512Vnni::new(self) })
+        } else {
+            kernel.run(self)
+        }
     }
 }

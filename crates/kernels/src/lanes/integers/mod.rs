@@ -1,17 +1,18 @@
-//! What instruction sets need for quantised weights: products of codes and activations of eight bits, summed exactly.
+//! What instruction sets need for quantised weights beside floats: integers, codes of eight bits, and their products (see `dots`).
 //!
 //! Invariants: integers wrap; `to_float` rounds to nearest, ties to even. With that all instances give the same bits, because
 //! sums of integers do not depend on their order.
 
+use super::dots::DotKernel;
 use super::{LANES, Lanes};
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod scalar;
+pub(crate) mod neon;
+pub(crate) mod scalar;
 
 /// Consecutive steps that a product takes at once.
 pub(crate) const STEPS: usize = 4;
@@ -24,10 +25,6 @@ pub(crate) trait Integers: Lanes {
     type I: Copy;
     /// [`CODES`] bytes.
     type C: Copy;
-
-    /// What [`Integers::dot`] takes away from every code, because the instructions at hand want signed numbers. For codes of
-    /// fewer than eight bits nothing is taken away.
-    const OFFSET: i32;
 
     /// The most rows of a tile that reads codes as they are stored; for more of them codes are made bytes once for all (see
     /// `products`).
@@ -52,7 +49,7 @@ pub(crate) trait Integers: Lanes {
     fn add_bits(self, codes: Self::C, bits: &[u8; CODES / 8], value: u8) -> Self::C;
     /// The same four steps of an activation for every lane.
     fn splat_steps(self, from: &[i8; STEPS]) -> Self::C;
-    /// `sums + Σ (code - offset) * step` over the four steps of each lane. `SMALL` promises codes below 128 and makes the
-    /// offset zero. Steps are from -127 to 127.
-    fn dot<const SMALL: bool>(self, sums: Self::I, codes: Self::C, steps: Self::C) -> Self::I;
+
+    /// Runs `kernel` with the fastest way to multiply codes and steps.
+    fn with_dots<K: DotKernel>(self, kernel: K) -> K::Output;
 }

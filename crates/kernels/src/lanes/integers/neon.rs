@@ -1,8 +1,10 @@
-//! Four 128-bit registers; products through 16 bits, which every aarch64 CPU has.
+//! Four 128-bit registers.
 
 use std::arch::aarch64::*;
 
 use super::{CODES, Integers, LANES, STEPS};
+use crate::lanes::dots::DotKernel;
+use crate::lanes::dots::neon::NeonDot;
 use crate::lanes::neon::Neon;
 
 macro_rules! on_cpu {
@@ -14,34 +16,12 @@ macro_rules! on_cpu {
 }
 
 /// Lanes 4 i .. 4 i + 4 in register i.
-type I = [int32x4_t; 4];
-type C = [uint8x16_t; 4];
-
-/// Four products of each of four lanes.
-///
-/// # Safety
-/// The CPU must have NEON.
-#[inline(always)]
-unsafe fn dot4<const SMALL: bool>(
-    sums: int32x4_t,
-    codes: uint8x16_t,
-    steps: uint8x16_t,
-) -> int32x4_t {
-    // SAFETY: as the caller promises; no pointers.
-    unsafe {
-        let centred = if SMALL { codes } else { veorq_u8(codes, vdupq_n_u8(128)) };
-        let (codes, steps) = (vreinterpretq_s8_u8(centred), vreinterpretq_s8_u8(steps));
-        let low = vmull_s8(vget_low_s8(codes), vget_low_s8(steps));
-        let high = vmull_high_s8(codes, steps);
-        // Sums of two products of at most 128 * 127 fit sixteen bits.
-        vpadalq_s16(sums, vpaddq_s16(low, high))
-    }
-}
+pub(crate) type I = [int32x4_t; 4];
+pub(crate) type C = [uint8x16_t; 4];
 
 impl Integers for Neon {
     type I = I;
     type C = C;
-    const OFFSET: i32 = 128;
 
     #[inline(always)]
     fn splat_integer(self, x: i32) -> I {
@@ -144,7 +124,12 @@ impl Integers for Neon {
         }
     }
     #[inline(always)]
-    fn dot<const SMALL: bool>(self, sums: I, codes: C, steps: C) -> I {
-        on_cpu!(std::array::from_fn(|i| dot4::<SMALL>(sums[i], codes[i], steps[i])))
+    fn with_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        if self.has_dot() {
+            // SAFETY: `self` says that the CPU has it.
+            kernel.run(unsafe { NeonDot::new(self) })
+        } else {
+            kernel.run(self)
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! Plain integers.
 
 use super::{CODES, Integers, LANES, STEPS};
+use crate::lanes::dots::DotKernel;
 use crate::lanes::scalar::Scalar;
 
-type I = [i32; LANES];
-type C = [u8; CODES];
+pub(crate) type I = [i32; LANES];
+pub(crate) type C = [u8; CODES];
 
 impl Integers for Scalar {
     type I = I;
     type C = C;
-    const OFFSET: i32 = 0;
 
     #[inline(always)]
     fn splat_integer(self, x: i32) -> I {
@@ -70,13 +70,8 @@ impl Integers for Scalar {
     fn splat_steps(self, from: &[i8; STEPS]) -> C {
         std::array::from_fn(|i| from[i % STEPS].cast_unsigned())
     }
-    // Sixty-four products: not worth copying into every kernel.
-    #[inline(never)]
-    fn dot<const SMALL: bool>(self, sums: I, codes: C, steps: C) -> I {
-        let product = |i: usize| i32::from(codes[i]) * i32::from(steps[i].cast_signed());
-        std::array::from_fn(|i| {
-            let four: i32 = (0..STEPS).map(|j| product(STEPS * i + j)).sum();
-            sums[i].wrapping_add(four)
-        })
+    #[inline(always)]
+    fn with_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
     }
 }

@@ -22,7 +22,7 @@ impl Avx512Bf16 {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c")]
 #[inline(never)]
 fn call<R>(kernel: impl FnOnce() -> R) -> R {
     kernel()
