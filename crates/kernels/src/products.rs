@@ -225,7 +225,7 @@ impl CodeProducts<'_, '_> {
         let Self { job, part, layout, steps, sums, .. } = self;
         let weights = job.weights.panels(part.place, part.first, part.panels);
         let grouping = &steps.grouping;
-        // Wide enough for every tile; those that are less wide take several steps.
+        // So few panels at a time that they are in the cache for the tiles that follow.
         for panel in (0..part.panels).step_by(WIDEST) {
             let end = part.panels.min(panel + WIDEST);
             for Dealt { first, padded, .. } in

@@ -1,4 +1,5 @@
-//! The register tile of quantised weights for up to sixteen rows: they are read as they are stored, and memory sets the pace.
+//! The register tile of quantised weights for few rows: they are read as they are stored, and memory sets the pace. So panels are
+//! read one after another, in one stream per thread, which brought a tenth more than four side by side.
 //!
 //! Sums are the same chains as in `code_tile`. Codes become bytes in registers right before their products, and terms are made where
 //! they are used, so that nothing stands between one read of the panels and the next.
@@ -48,12 +49,12 @@ trait Width {
         codes: *const u8,
         block: usize,
     ) -> [L::C; 2];
-    /// Adds the products of a block of each panel and the steps of each row to the sums.
-    fn add_block<D: Dots, const R: usize, const P: usize>(
+    /// Adds the products of a block and the steps of each row to the sums.
+    fn add_block<D: Dots, const R: usize>(
         d: D,
-        codes: &[[Codes<D>; 2]; P],
+        codes: &[[Codes<D>; 2]; 1],
         steps: &[[[i8; STEPS]; R]; 2],
-        sums: &mut [[Integer<D>; P]; R],
+        sums: &mut [[Integer<D>; 1]; R],
     );
 }
 
@@ -77,13 +78,13 @@ impl Width for Whole {
     }
 
     #[inline(always)]
-    fn add_block<D: Dots, const R: usize, const P: usize>(
+    fn add_block<D: Dots, const R: usize>(
         d: D,
-        codes: &[[Codes<D>; 2]; P],
+        codes: &[[Codes<D>; 2]; 1],
         steps: &[[[i8; STEPS]; R]; 2],
-        sums: &mut [[Integer<D>; P]; R],
+        sums: &mut [[Integer<D>; 1]; R],
     ) {
-        add_dots::<D, false, R, P, 2>(d, codes, steps, sums);
+        add_dots::<D, false, R, 1, 2>(d, codes, steps, sums);
     }
 }
 
@@ -113,13 +114,13 @@ impl<const PLANES: usize> Width for Nibbles<PLANES> {
     }
 
     #[inline(always)]
-    fn add_block<D: Dots, const R: usize, const P: usize>(
+    fn add_block<D: Dots, const R: usize>(
         d: D,
-        codes: &[[Codes<D>; 2]; P],
+        codes: &[[Codes<D>; 2]; 1],
         steps: &[[[i8; STEPS]; R]; 2],
-        sums: &mut [[Integer<D>; P]; R],
+        sums: &mut [[Integer<D>; 1]; R],
     ) {
-        add_dots::<D, true, R, P, 2>(d, codes, steps, sums);
+        add_dots::<D, true, R, 1, 2>(d, codes, steps, sums);
     }
 }
 
@@ -127,131 +128,70 @@ impl<const PLANES: usize> Width for Nibbles<PLANES> {
 ///
 /// # Safety
 /// As [`tiles`], for this group.
-#[expect(
-    clippy::needless_range_loop,
-    reason = "fixed bounds that unroll, over several arrays at once"
-)]
 #[inline(always)]
-unsafe fn add_group<L: Integers, const R: usize, const P: usize>(
+unsafe fn add_group<L: Integers, const R: usize>(
     l: L,
     t: &StoredTile<'_>,
-    panels: [*const u8; P],
+    panel: *const u8,
     group: usize,
-    whole: &[[L::I; P]; R],
-    acc: &mut [[L::V; P]; R],
+    whole: &[[L::I; 1]; R],
+    acc: &mut [L::V; R],
 ) {
     let layout = t.layout;
-    // SAFETY: the caller promises that the panels and what belongs to their steps are valid.
+    // SAFETY: the caller promises that the panel and what belongs to its steps are valid.
     unsafe {
-        let [weights, minima] = scales_and_minima(l, layout, panels, group);
-        for r in 0..R {
+        let [weights, minima] = scales_and_minima(l, layout, panel, group);
+        for (r, (acc, [whole])) in acc.iter_mut().zip(whole).enumerate() {
             let scale = l.splat(*t.step_scales.add(group * R + r));
-            for p in 0..P {
-                let sum = l.mul(l.to_float(whole[r][p]), scale);
-                acc[r][p] = l.fma(sum, weights[p], acc[r][p]);
-            }
+            *acc = l.fma(l.mul(l.to_float(*whole), scale), weights, *acc);
         }
         if layout.format.scaling.has_minima() {
-            for r in 0..R {
+            for (r, acc) in acc.iter_mut().enumerate() {
                 let total = l.splat(*t.step_totals.add(group * R + r));
-                for p in 0..P {
-                    acc[r][p] = l.fma(total, minima[p], acc[r][p]);
-                }
+                *acc = l.fma(total, minima, *acc);
             }
         }
     }
 }
 
-/// `R` rows times `width` panels, at most `P`, from number `first` on.
+/// `R` rows times one panel.
 ///
 /// # Safety
-/// As [`tiles`], for these panels.
-#[expect(
-    clippy::needless_range_loop,
-    reason = "fixed bounds that unroll, over several arrays at once"
-)]
+/// As [`tiles`], for this panel.
 #[inline(always)]
-unsafe fn tile<D: Dots, W: Width, const R: usize, const P: usize>(
-    d: D,
-    t: &StoredTile<'_>,
-    first: usize,
-    width: usize,
-) {
+unsafe fn tile<D: Dots, W: Width, const R: usize>(d: D, t: &StoredTile<'_>, number: usize) {
     let (l, layout, grouping) = (d.lanes(), t.layout, &t.layout.grouping);
-    let (bytes, blocks) = (layout.bytes, grouping.steps / BLOCK);
+    let blocks = grouping.steps / BLOCK;
     let offset = if W::SMALL { 0 } else { D::OFFSET };
     let zero = common_zero(layout, offset);
     // SAFETY: the caller promises that everything addressed by these bounds is valid.
     unsafe {
-        // Where there are fewer panels than the tile is wide, the last one is computed again.
-        let number = |p: usize| first + p.min(width - 1);
-        let mut panels = [t.panels; P];
-        for p in 0..P {
-            panels[p] = t.panels.add(number(p) * bytes);
-        }
-        let mut acc = [[l.splat(0.0); P]; R];
+        let panel = t.panels.add(number * layout.bytes);
+        let codes = panel.add(layout.codes);
+        let mut acc = [l.splat(0.0); R];
         for group in 0..grouping.groups {
-            let mut whole = [[l.splat_integer(0); P]; R];
-            for r in 0..R {
-                let sum = *t.step_sums.add(group * R + r);
-                match zero {
-                    Some(zero) => whole[r] = [l.splat_integer(sum.wrapping_mul(-zero)); P],
-                    None => {
-                        for p in 0..P {
-                            let zeros = zeros(l, layout, panels[p], group, offset);
-                            whole[r][p] = l.multiply(l.splat_integer(sum.wrapping_neg()), zeros);
-                        }
-                    }
-                }
+            let zeros = match zero {
+                Some(zero) => l.splat_integer(zero),
+                None => zeros(l, layout, panel, group, offset),
+            };
+            let mut whole = [[l.splat_integer(0)]; R];
+            for (r, [whole]) in whole.iter_mut().enumerate() {
+                let sum: i32 = *t.step_sums.add(group * R + r);
+                *whole = l.multiply(l.splat_integer(sum.wrapping_neg()), zeros);
             }
             for block in group * blocks..(group + 1) * blocks {
-                // Behind the end of a panel comes what is read next: the panel that follows those of this tile.
-                let mut ahead = layout.codes + block * W::BYTES + AHEAD;
-                if ahead >= bytes {
-                    ahead += (P - 1) * bytes;
+                for line in (0..W::BYTES).step_by(64) {
+                    // Behind the end of a panel comes the one that is read next.
+                    l.prefetch(codes.wrapping_add(block * W::BYTES + AHEAD + line));
                 }
-                let mut codes = [[l.load_codes(&[0; CODES]); 2]; P];
-                for p in 0..P {
-                    for line in (0..W::BYTES).step_by(64) {
-                        l.prefetch(panels[p].wrapping_add(ahead + line));
-                    }
-                    codes[p] = W::load(l, layout, panels[p].add(layout.codes), block);
-                }
+                let codes = [W::load(l, layout, codes, block)];
                 let steps = &*t.x.add(block * BLOCK * R).cast::<[[[i8; STEPS]; R]; 2]>();
-                W::add_block::<D, R, P>(d, &codes, steps, &mut whole);
+                W::add_block::<D, R>(d, &codes, steps, &mut whole);
             }
-            add_group(l, t, panels, group, &whole, &mut acc);
+            add_group(l, t, panel, group, &whole, &mut acc);
         }
-        for r in 0..R {
-            for p in 0..P {
-                let at = t.sums.add(r * t.sums_stride + number(p) * LANES);
-                l.store(acc[r][p], &mut *at.cast());
-            }
-        }
-    }
-}
-
-/// `R` rows times the panels of these numbers.
-///
-/// # Safety
-/// As [`tiles`].
-#[inline(always)]
-unsafe fn row_of_tiles<D: Dots, W: Width, const R: usize>(
-    d: D,
-    t: &StoredTile<'_>,
-    panels: Range<usize>,
-) {
-    for first in panels.clone().step_by(D::Lanes::panels(R)) {
-        let width = D::Lanes::panels(R).min(panels.end - first);
-        // SAFETY: as the caller promises.
-        unsafe {
-            if const { R <= D::Lanes::FOUR_WIDE } {
-                tile::<D, W, R, 4>(d, t, first, width);
-            } else if const { R <= D::Lanes::TWO_WIDE } {
-                tile::<D, W, R, 2>(d, t, first, width);
-            } else {
-                tile::<D, W, R, 1>(d, t, first, width);
-            }
+        for (r, acc) in acc.into_iter().enumerate() {
+            l.store(acc, &mut *t.sums.add(r * t.sums_stride + number * LANES).cast());
         }
     }
 }
@@ -269,7 +209,7 @@ pub(crate) unsafe fn tiles<D: Dots>(d: D, t: &StoredTile<'_>, rows: usize, panel
                 #[inline(always)]
                 || {
                     // SAFETY: as the caller promises.
-                    unsafe { row_of_tiles::<D, $width, $r>(d, t, panels) }
+                    unsafe { panels.for_each(|panel| tile::<D, $width, $r>(d, t, panel)) }
                 },
             )
         };

@@ -10,45 +10,36 @@ use crate::lanes::integers::Integers;
 /// What makes weights of a group of one panel's codes: scales, what codes are counted from (integers, as bits), minima.
 pub(crate) type Terms = [[f32; LANES]; 3];
 
-/// Scales and minima of one group of the panels at `panels`.
+/// Scales and minima of one group of the panel at `panel`.
 ///
 /// # Safety
-/// The panels must be valid for reading, and the group one that they have.
+/// The panel must be valid for reading, and the group one that it has.
 #[inline(always)]
-pub(crate) unsafe fn scales_and_minima<L: Integers, const P: usize>(
+pub(crate) unsafe fn scales_and_minima<L: Integers>(
     l: L,
     layout: &CodePanel,
-    panels: [*const u8; P],
+    panel: *const u8,
     group: usize,
-) -> [[L::V; P]; 2] {
+) -> [L::V; 2] {
     let (outer, none) = (group / layout.nested * 2 * LANES, l.splat(0.0));
     let inner = group * LANES;
-    let (mut scales, mut minima) = ([none; P], [none; P]);
-    // The loops are inside the choice, so that they unroll.
     // SAFETY: these are rows of sections that the format has; sections start at multiples of 64 bytes.
     unsafe {
-        for p in 0..P {
-            scales[p] = l.load_f16(&*panels[p].add(layout.scales + outer).cast());
-        }
+        let mut scales = l.load_f16(&*panel.add(layout.scales + outer).cast());
         if layout.format.scaling.is_nested() {
-            for p in 0..P {
-                let own = l.widen_i8(&*panels[p].add(layout.group_scales + inner).cast());
-                scales[p] = l.mul(scales[p], l.to_float(own));
-            }
+            let own = l.widen_i8(&*panel.add(layout.group_scales + inner).cast());
+            scales = l.mul(scales, l.to_float(own));
         }
+        let mut minima = none;
         if layout.format.scaling.has_minima() {
-            for p in 0..P {
-                minima[p] = l.load_f16(&*panels[p].add(layout.minima + outer).cast());
-            }
+            minima = l.load_f16(&*panel.add(layout.minima + outer).cast());
         }
         if layout.format.scaling == Scaling::NestedMinima {
-            for p in 0..P {
-                let own = l.widen_u8(&*panels[p].add(layout.group_minima + inner).cast());
-                minima[p] = l.sub(none, l.mul(minima[p], l.to_float(own)));
-            }
+            let own = l.widen_u8(&*panel.add(layout.group_minima + inner).cast());
+            minima = l.sub(none, l.mul(minima, l.to_float(own)));
         }
+        [scales, minima]
     }
-    [scales, minima]
 }
 
 /// What all codes are counted from in products with `offset` (see [`Integers::OFFSET`]); `None`: [`zeros`] has it.
@@ -94,7 +85,7 @@ pub(crate) fn read_terms<L: Integers>(
     for (group, [scales, stored_zeros, minima]) in groups.zip(out) {
         // SAFETY: the panel is whole and has the group; zeros are only read where they are stored.
         let (scale, minimum, zero) = unsafe {
-            let [[scale], [minimum]] = scales_and_minima(l, layout, [panel.as_ptr()], group);
+            let [scale, minimum] = scales_and_minima(l, layout, panel.as_ptr(), group);
             let zero = match common_zero(layout, offset) {
                 Some(zero) => l.splat_integer(zero),
                 None => zeros(l, layout, panel.as_ptr(), group, offset),
