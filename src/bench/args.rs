@@ -289,6 +289,10 @@ pub(crate) struct ServeBenchArgs {
     #[arg(long, visible_alias = "result-filename", value_name = "FILE")]
     pub(crate) output_json: Option<PathBuf>,
 
+    /// As vLLM wants it said; the file alone is enough
+    #[arg(long, requires = "output_json")]
+    pub(crate) save_result: bool,
+
     /// Write each request's lengths and times, too
     #[arg(long)]
     pub(crate) save_detailed: bool,
