@@ -59,7 +59,9 @@ impl Runs {
         let tasks = u32::try_from(tasks).expect("tasks fit 32 bits");
         let threads = u64::try_from(self.0.len()).unwrap_or(u64::MAX);
         let mut first = 0;
-        for (end, run) in (1..).map(|i| halves(u64::from(tasks) * i / threads).0).zip(&self.0) {
+        for (i, run) in (1..).zip(&self.0) {
+            // The last one ends with the tasks.
+            let end = u32::try_from(u64::from(tasks) * i / threads).unwrap_or(tasks);
             run.set(first, end);
             first = end;
         }

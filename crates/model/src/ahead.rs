@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use crate::backend::CacheShape;
+use crate::sizes::wide;
 
 /// How far ahead of the highest block in use, in bytes of all layers.
 const LEAD_BYTES: u64 = 512 << 20;
@@ -37,7 +38,7 @@ impl Ahead {
             layers,
             blocks,
             lead: count(LEAD_BYTES / bytes),
-            piece: count(PIECE_BYTES.saturating_mul(layers as u64) / bytes),
+            piece: count(PIECE_BYTES.saturating_mul(wide(layers)) / bytes),
             reach: 0,
             done: 0,
             layer: 0,
