@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
-#[path = "../crates/server/tests/common/data.rs"]
+#[path = "../crates/server/tests/all/common/data.rs"]
 mod data;
 
 use std::fs;

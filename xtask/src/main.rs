@@ -32,6 +32,9 @@ usage: cargo xtask <chore>
   bench peers  folio beside other engines on the same models and work, as ratios; without flags it tells them
 ";
 
+/// What `test` writes in a new folder, in GiB.
+const NEEDED_GIB: u64 = 2;
+
 fn main() -> ExitCode {
     let chore = std::env::args().nth(1);
     let done = match chore.as_deref() {
@@ -85,15 +88,33 @@ fn test() -> Result<()> {
 
 /// Runs a cargo command as a named step.
 pub(crate) fn cargo(name: &str, arguments: &[&str]) -> Result<()> {
-    step(name, || run(Command::new(env!("CARGO")).args(arguments).current_dir(root())))
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments).current_dir(root());
+    // What makes the next build quick is three gigabytes that a build without a next one need not write.
+    if std::env::var_os("CI").is_some() {
+        command.env("CARGO_INCREMENTAL", "0");
+    }
+    step(name, || run(&mut command))
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     eprintln!("\n== {name}");
     let start = Instant::now();
-    work().with_context(|| format!("{name} failed"))?;
+    work().with_context(|| format!("{name} failed{}", full_disk()))?;
     eprintln!("== {name}: fine ({:.0} s)", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// What to say of a failure beside a disk on which a linker, for one, dies without a word of it.
+fn full_disk() -> String {
+    let free = rustix::fs::statvfs(root()).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+    if free >> 30 >= NEEDED_GIB {
+        return String::new();
+    }
+    format!(
+        " (the disk has {} MiB left, where building everything takes {NEEDED_GIB} GiB: make room, or set CARGO_TARGET_DIR)",
+        free >> 20
+    )
 }
 
 /// Runs a command to its end; its output goes to the terminal.

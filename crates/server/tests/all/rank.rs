@@ -1,9 +1,7 @@
 //! Choices that are ranked: the best of several samples, and beams. They are told all at once, best first, with scores.
 
-mod common;
-
-use common::http::{get, post, request};
-use common::{Server, Setup, with};
+use crate::common::http::{get, post, request};
+use crate::common::{Server, Setup, with};
 use folio_core::params::GenerationDefaults;
 use folio_sim::Gate;
 use serde_json::{Value, json};

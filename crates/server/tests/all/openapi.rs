@@ -1,11 +1,9 @@
 //! `/openapi.json` against the server that serves it.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::http::{get, post, request};
-use common::{Server, with};
+use crate::common::http::{get, post, request};
+use crate::common::{Server, with};
 use serde_json::{Map, Value, json};
 
 async fn document(server: &Server) -> Value {

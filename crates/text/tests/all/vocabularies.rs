@@ -1,11 +1,8 @@
 //! Vocabularies of GGUF files: the same tokens as the tokenizer they were made from, and refusals of what is no vocabulary.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
-mod common;
-
 use std::collections::BTreeMap;
 
+use crate::common;
 use folio_text::{Tokenizer, TokenizerError, Vocabulary};
 use serde_json::Value;
 

@@ -1,11 +1,9 @@
 //! What a request, a caller and a web page may not do, at limits so small that nothing has to wait for them.
 
-mod common;
-
 use std::time::Duration;
 
-use common::http::{Answer, Listening, get, idle, post, request};
-use common::{Server, Setup};
+use crate::common::http::{Answer, Listening, get, idle, post, request};
+use crate::common::{Server, Setup};
 use folio_server::{Ending, Limits};
 use folio_sim::Gate;
 use serde_json::{Value, json};

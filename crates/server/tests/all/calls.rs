@@ -1,11 +1,7 @@
 //! Calls and thoughts in three dialects: chat, OpenAI's responses and Anthropic's messages, streamed and not.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
-mod common;
-
-use common::http::{Answer, post};
-use common::{Server, Setup, with};
+use crate::common::http::{Answer, post};
+use crate::common::{Server, Setup, with};
 use folio_text::{MistralStyle, ToolFormat};
 use serde_json::{Value, json};
 

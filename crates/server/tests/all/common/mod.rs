@@ -3,7 +3,6 @@
 //!
 //! Tokens `0..256` are bytes. A prompt that ends in `[text]>` is answered with `text` and then the end of sequence; with
 //! `[one|two]>`, choice `i` gets part `i`. Brackets within the text come in pairs. Any other prompt is answered with letters that follow from it, without end.
-#![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 pub(crate) mod data;
 pub(crate) mod http;

@@ -1,10 +1,9 @@
 //! Where a text ends does not depend on who asks: a reader of the whole stream, or a look at its last tokens.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use crate::common;
 use folio_text::{Detokenizer, StopCheck, StopFinder, Tokenizer};
 use proptest::prelude::*;
 

@@ -1,9 +1,7 @@
 //! What clients get when all is well: both endpoints, streamed and not, must tell the same story.
 
-mod common;
-
-use common::http::{get, post};
-use common::{END, Server};
+use crate::common::http::{get, post};
+use crate::common::{END, Server};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";

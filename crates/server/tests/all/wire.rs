@@ -3,17 +3,14 @@
 //!
 //! `send` are pieces as in `hostile.rs`; the first answer must have one of the `status`es, `null` for none at all; there may
 //! be so many `answers`. With `keyed` the server asks for a key.
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
-mod common;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::data::{bytes, cases};
-use common::http::{Listening, get, post};
-use common::{Server, Setup};
+use crate::common::data::{bytes, cases};
+use crate::common::http::{Listening, get, post};
+use crate::common::{Server, Setup};
 use folio_server::Limits;
 use folio_sim::Gate;
 use serde_json::{Value, json};

@@ -1,9 +1,8 @@
 //! The parameters that vLLM adds to OpenAI's: what they change in the answer, in both endpoints.
 
-mod common;
-
-use common::http::post;
-use common::{END, MAX_MODEL_LEN, Server, Setup, with};
+use crate::common;
+use crate::common::http::post;
+use crate::common::{END, MAX_MODEL_LEN, Server, Setup, with};
 use folio_core::params::GenerationDefaults;
 use serde_json::{Value, json};
 

@@ -3,8 +3,7 @@
 //!
 //! The tests run on a stack of two megabytes, as a server's blocking threads have.
 
-mod common;
-
+use crate::common;
 use folio_text::{ChatTemplate, DateTime, RenderInput, SpecialTokens, TemplateError};
 use serde_json::{Value, json};
 

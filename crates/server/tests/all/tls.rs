@@ -1,15 +1,14 @@
 //! HTTPS with certificates that are made here.
-#![cfg(feature = "tls")]
 
-mod common;
+#![cfg(feature = "tls")]
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::http::get;
-use common::{Server, Setup};
+use crate::common::http::get;
+use crate::common::{Server, Setup};
 use folio_server::{ClientCertificates, ServerConfig, Tls, TlsFiles};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,

@@ -1,9 +1,8 @@
 //! The same conversation in the words of other APIs: OpenAI's responses and Anthropic's messages.
 
-mod common;
-
-use common::http::{Answer, get, post, request};
-use common::{Server, Setup, with};
+use crate::common;
+use crate::common::http::{Answer, get, post, request};
+use crate::common::{Server, Setup, with};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";

@@ -1,13 +1,11 @@
 //! The page of metrics: that it is well-formed, that its numbers are those of what happened, and that its names, types and
 //! buckets are those that vLLM's dashboards and autoscalers expect.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::http::{get, post, request};
-use common::metrics::{Samples, parse_metrics};
-use common::{MAX_MODEL_LEN, Server};
+use crate::common::http::{get, post, request};
+use crate::common::metrics::{Samples, parse_metrics};
+use crate::common::{MAX_MODEL_LEN, Server};
 use serde_json::json;
 
 const COMPLETE: &str = "/v1/completions";

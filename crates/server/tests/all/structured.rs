@@ -1,11 +1,7 @@
 //! Output that follows a grammar, calls of tools, and thoughts: what clients get, streamed and not.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
-mod common;
-
-use common::http::{Answer, get, post};
-use common::{Server, Setup, with};
+use crate::common::http::{Answer, get, post};
+use crate::common::{Server, Setup, with};
 use folio_text::ToolFormat;
 use serde_json::{Value, json};
 

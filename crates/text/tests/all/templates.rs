@@ -1,7 +1,6 @@
 //! Our own templates render what Jinja2 renders; `fixtures/make_templates.py` made the expectations with Jinja2 itself.
 
-mod common;
-
+use crate::common;
 use folio_text::{ChatTemplate, DateTime, RenderInput, SpecialTokens, TemplateError};
 use serde_json::{Map, Value, json};
 

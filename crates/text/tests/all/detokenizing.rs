@@ -1,10 +1,9 @@
 //! Streams of text are the whole text in pieces: for any tokens, any stop strings and any cuts.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::common;
 use folio_text::{Detokenizer, Found, StopFinder, Tokenizer};
 use proptest::prelude::*;
 

@@ -1,14 +1,11 @@
 //! KV events as a router hears them, over TCP.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod common;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use common::http::{get, post};
-use common::zmtp::{Listener, Peer, decode};
-use common::{BLOCK_SIZE, BOS, Server, Setup};
+use crate::common::http::{get, post};
+use crate::common::zmtp::{Listener, Peer, decode};
+use crate::common::{BLOCK_SIZE, BOS, Server, Setup};
 use folio_core::ids::{Salt, Token};
 use folio_core::kv::{Claim, Config, KvMemory, Manager};
 use folio_engine::Observer;

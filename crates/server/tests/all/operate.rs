@@ -1,12 +1,10 @@
 //! Running a server: who may come in, and how it behaves when clients or operators leave.
 
-mod common;
-
 use std::time::Duration;
 
-use common::http::{Listening, get, idle, post, raw, request};
-use common::metrics::parse_metrics;
-use common::{Server, Setup};
+use crate::common::http::{Listening, get, idle, post, raw, request};
+use crate::common::metrics::parse_metrics;
+use crate::common::{Server, Setup};
 use folio_server::{Ending, Limits};
 use folio_sim::Gate;
 use serde_json::{Value, json};

@@ -1,9 +1,8 @@
 //! Published chat templates render what `transformers` renders, and fail where and as it fails.
 
-mod common;
-
 use std::collections::BTreeMap;
 
+use crate::common;
 use folio_text::{
     ChatTemplate, DateTime, MistralStyle, RenderInput, SpecialTokens, TemplateError, ToolDelta,
     ToolFormat, ToolParser,

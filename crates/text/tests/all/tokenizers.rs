@@ -1,7 +1,6 @@
 //! Text to tokens and back, against what Hugging Face's tokenizers do, and against hostile files and texts.
 
-mod common;
-
+use crate::common;
 use folio_text::{Detokenizer, Tokenizer, TokenizerError};
 use serde_json::{Value, json};
 

@@ -1,7 +1,5 @@
 //! Whatever follows its masks follows its grammar, and whatever a client sends is compiled or refused in words.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
 use std::fmt::Write;
 
 use folio_text::{

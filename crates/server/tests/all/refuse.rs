@@ -1,9 +1,7 @@
 //! What is refused, or accepted, because of what a server is; what is refused everywhere is in `hostile.rs`.
 
-mod common;
-
-use common::http::{Answer, post};
-use common::{Server, Setup, with};
+use crate::common::http::{Answer, post};
+use crate::common::{Server, Setup, with};
 use serde_json::json;
 
 const CHAT: &str = "/v1/chat/completions";

@@ -1,11 +1,9 @@
 //! What is left of a request for those who follow it through many services.
 
-mod common;
-
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use common::http::request;
-use common::{Server, Setup};
+use crate::common::http::request;
+use crate::common::{Server, Setup};
 use folio_server::{RequestSpan, ServerConfig, SpanSink, SpanValue};
 use serde_json::json;
 

@@ -7,16 +7,13 @@
 //! `with` holds fields that are added to a good request, `raw` pieces of a body. `{"$times": [x, n]}` is text or a list
 //! n times over, `{"$deep": n}` a list in a list in …, `{"$keys": n}` an object of n members, `{"$each": [n, x]}` one whose
 //! members are called 0 to n - 1, `{"$hex": "ff"}` bytes; the field `$long_name` stands for one whose name has so many letters.
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
-
-mod common;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use common::data::{bytes, cases, count};
-use common::http::{Answer, post, post_bytes};
-use common::{Server, Setup};
+use crate::common::data::{bytes, cases, count};
+use crate::common::http::{Answer, post, post_bytes};
+use crate::common::{Server, Setup};
 use folio_text::ToolFormat;
 use serde_json::{Map, Value, json};
 
