@@ -34,6 +34,9 @@ pub(crate) struct StoredTile<'a> {
 /// How far ahead of the arithmetic codes are asked for.
 const AHEAD: usize = 4096;
 
+/// The most sums of a row beside each other. From the cache four bring one row a half, two bring four rows a sixth.
+const CHAINS: usize = 4;
+
 /// Codes of a number of bits, known when the tile is compiled.
 trait Width {
     const SMALL: bool;
@@ -50,7 +53,7 @@ trait Width {
         block: usize,
     ) -> [L::C; 2];
     /// Adds the products of a block and the steps of each row to the sums.
-    fn add_block<D: Dots, const R: usize>(
+    fn add<D: Dots, const R: usize>(
         d: D,
         codes: &[[Codes<D>; 2]; 1],
         steps: &[[[i8; STEPS]; R]; 2],
@@ -78,7 +81,7 @@ impl Width for Whole {
     }
 
     #[inline(always)]
-    fn add_block<D: Dots, const R: usize>(
+    fn add<D: Dots, const R: usize>(
         d: D,
         codes: &[[Codes<D>; 2]; 1],
         steps: &[[[i8; STEPS]; R]; 2],
@@ -114,7 +117,7 @@ impl<const PLANES: usize> Width for Nibbles<PLANES> {
     }
 
     #[inline(always)]
-    fn add_block<D: Dots, const R: usize>(
+    fn add<D: Dots, const R: usize>(
         d: D,
         codes: &[[Codes<D>; 2]; 1],
         steps: &[[[i8; STEPS]; R]; 2],
@@ -154,6 +157,71 @@ unsafe fn add_group<L: Integers, const R: usize>(
     }
 }
 
+/// Adds the products of a block of a panel to the sums.
+///
+/// # Safety
+/// As [`tiles`], for this block; `codes` is where the panel's codes start.
+#[inline(always)]
+unsafe fn add_block<D: Dots, W: Width, const R: usize>(
+    d: D,
+    t: &StoredTile<'_>,
+    codes: *const u8,
+    block: usize,
+    sums: &mut [[Integer<D>; 1]; R],
+) {
+    let l = d.lanes();
+    for line in (0..W::BYTES).step_by(64) {
+        // Behind the end of a panel comes the one that is read next.
+        l.prefetch(codes.wrapping_add(block * W::BYTES + AHEAD + line));
+    }
+    // SAFETY: the caller promises that the block and its steps are valid.
+    unsafe {
+        let codes = [W::load(l, t.layout, codes, block)];
+        let steps = &*t.x.add(block * BLOCK * R).cast::<[[[i8; STEPS]; R]; 2]>();
+        W::add::<D, R>(d, &codes, steps, sums);
+    }
+}
+
+/// Adds the products of some blocks of a panel to the sums, in as many chains beside each other as keep the CPU busy: the sums
+/// are whole numbers, of which any order gives the same.
+///
+/// # Safety
+/// As [`add_block`], for these blocks.
+#[inline(always)]
+unsafe fn add_blocks<D: Dots, W: Width, const R: usize>(
+    d: D,
+    t: &StoredTile<'_>,
+    codes: *const u8,
+    blocks: Range<usize>,
+    sums: &mut [[Integer<D>; 1]; R],
+) {
+    let l = d.lanes();
+    let beside = const {
+        let chains = D::Lanes::FEW / R;
+        if chains < CHAINS { chains.saturating_sub(1) } else { CHAINS - 1 }
+    };
+    let mut others = [[[l.splat_integer(0)]; R]; CHAINS - 1];
+    let mut block = blocks.start;
+    // SAFETY: all blocks are of the range that the caller promises.
+    unsafe {
+        while block + beside < blocks.end {
+            add_block::<D, W, R>(d, t, codes, block, sums);
+            for (i, other) in others[..beside].iter_mut().enumerate() {
+                add_block::<D, W, R>(d, t, codes, block + 1 + i, other);
+            }
+            block += 1 + beside;
+        }
+        for block in block..blocks.end {
+            add_block::<D, W, R>(d, t, codes, block, sums);
+        }
+    }
+    for other in &others[..beside] {
+        for ([sum], [other]) in sums.iter_mut().zip(other) {
+            *sum = l.sum(*sum, *other);
+        }
+    }
+}
+
 /// `R` rows times one panel.
 ///
 /// # Safety
@@ -179,15 +247,8 @@ unsafe fn tile<D: Dots, W: Width, const R: usize>(d: D, t: &StoredTile<'_>, numb
                 let sum: i32 = *t.step_sums.add(group * R + r);
                 *whole = l.multiply(l.splat_integer(sum.wrapping_neg()), zeros);
             }
-            for block in group * blocks..(group + 1) * blocks {
-                for line in (0..W::BYTES).step_by(64) {
-                    // Behind the end of a panel comes the one that is read next.
-                    l.prefetch(codes.wrapping_add(block * W::BYTES + AHEAD + line));
-                }
-                let codes = [W::load(l, layout, codes, block)];
-                let steps = &*t.x.add(block * BLOCK * R).cast::<[[[i8; STEPS]; R]; 2]>();
-                W::add_block::<D, R>(d, &codes, steps, &mut whole);
-            }
+            let range = group * blocks..(group + 1) * blocks;
+            add_blocks::<D, W, R>(d, t, codes, range, &mut whole);
             add_group(l, t, panel, group, &whole, &mut acc);
         }
         for (r, acc) in acc.into_iter().enumerate() {

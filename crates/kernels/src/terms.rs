@@ -68,7 +68,7 @@ pub(crate) unsafe fn zeros<L: Integers>(
 ) -> L::I {
     // SAFETY: a row of the section.
     let stored = unsafe { &*panel.add(layout.zeros + group * LANES).cast() };
-    l.subtract(l.widen_u8(stored), l.splat_integer(offset))
+    l.sum(l.widen_u8(stored), l.splat_integer(-offset))
 }
 
 /// The terms of some groups of one panel, for products with `offset`.

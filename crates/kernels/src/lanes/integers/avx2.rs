@@ -67,8 +67,8 @@ impl Integers for Avx2 {
         on_cpu!(I(_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1)))
     }
     #[inline(always)]
-    fn subtract(self, a: I, b: I) -> I {
-        on_cpu!(I(_mm256_sub_epi32(a.0, b.0), _mm256_sub_epi32(a.1, b.1)))
+    fn sum(self, a: I, b: I) -> I {
+        on_cpu!(I(_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)))
     }
     #[inline(always)]
     fn to_float(self, a: I) -> V {

@@ -36,8 +36,8 @@ impl Integers for Avx512 {
         on_cpu!(_mm512_mullo_epi32(a, b))
     }
     #[inline(always)]
-    fn subtract(self, a: __m512i, b: __m512i) -> __m512i {
-        on_cpu!(_mm512_sub_epi32(a, b))
+    fn sum(self, a: __m512i, b: __m512i) -> __m512i {
+        on_cpu!(_mm512_add_epi32(a, b))
     }
     #[inline(always)]
     fn to_float(self, a: __m512i) -> __m512 {

@@ -34,7 +34,7 @@ pub(crate) trait Integers: Lanes {
     fn load_integers(self, from: &[i32; LANES]) -> Self::I;
     fn store_integers(self, x: Self::I, to: &mut [i32; LANES]);
     fn multiply(self, a: Self::I, b: Self::I) -> Self::I;
-    fn subtract(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sum(self, a: Self::I, b: Self::I) -> Self::I;
     fn to_float(self, a: Self::I) -> Self::V;
     fn widen_u8(self, from: &[u8; LANES]) -> Self::I;
     fn widen_i8(self, from: &[i8; LANES]) -> Self::I;

@@ -47,8 +47,8 @@ impl Integers for Neon {
         on_cpu!(std::array::from_fn(|i| vmulq_s32(a[i], b[i])))
     }
     #[inline(always)]
-    fn subtract(self, a: I, b: I) -> I {
-        on_cpu!(std::array::from_fn(|i| vsubq_s32(a[i], b[i])))
+    fn sum(self, a: I, b: I) -> I {
+        on_cpu!(std::array::from_fn(|i| vaddq_s32(a[i], b[i])))
     }
     #[inline(always)]
     fn to_float(self, a: I) -> [float32x4_t; 4] {

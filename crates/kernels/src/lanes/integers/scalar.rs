@@ -28,8 +28,8 @@ impl Integers for Scalar {
         std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
     }
     #[inline(always)]
-    fn subtract(self, a: I, b: I) -> I {
-        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    fn sum(self, a: I, b: I) -> I {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
     #[expect(clippy::cast_precision_loss, reason = "rounds to nearest, as is wanted")]
