@@ -34,8 +34,11 @@ pub(crate) struct StoredTile<'a> {
 /// How far ahead of the arithmetic codes are asked for.
 const AHEAD: usize = 4096;
 
-/// The most sums of a row beside each other. From the cache four bring one row a half, two bring four rows a sixth.
+/// The most sums that a row has beside each other, when its groups are long. From the cache four bring one row of int4 in groups of
+/// 128 a half, two bring four rows a sixth. Of short groups the CPU has several under way by itself.
 const CHAINS: usize = 4;
+/// Steps of a long group.
+const LONG: usize = 64;
 
 /// Codes of a number of bits, known when the tile is compiled.
 trait Width {
@@ -182,13 +185,13 @@ unsafe fn add_block<D: Dots, W: Width, const R: usize>(
     }
 }
 
-/// Adds the products of some blocks of a panel to the sums, in as many chains beside each other as keep the CPU busy: the sums
-/// are whole numbers, of which any order gives the same.
+/// Adds the products of a group's blocks to the sums, those of a `LONG` group in chains beside each other: the sums are whole
+/// numbers, of which any order gives the same.
 ///
 /// # Safety
 /// As [`add_block`], for these blocks.
 #[inline(always)]
-unsafe fn add_blocks<D: Dots, W: Width, const R: usize>(
+unsafe fn add_blocks<D: Dots, W: Width, const R: usize, const LONG: bool>(
     d: D,
     t: &StoredTile<'_>,
     codes: *const u8,
@@ -197,7 +200,7 @@ unsafe fn add_blocks<D: Dots, W: Width, const R: usize>(
 ) {
     let l = d.lanes();
     let beside = const {
-        let chains = D::Lanes::FEW / R;
+        let chains = if LONG { D::Lanes::FEW / R } else { 1 };
         if chains < CHAINS { chains.saturating_sub(1) } else { CHAINS - 1 }
     };
     let mut others = [[[l.splat_integer(0)]; R]; CHAINS - 1];
@@ -227,7 +230,11 @@ unsafe fn add_blocks<D: Dots, W: Width, const R: usize>(
 /// # Safety
 /// As [`tiles`], for this panel.
 #[inline(always)]
-unsafe fn tile<D: Dots, W: Width, const R: usize>(d: D, t: &StoredTile<'_>, number: usize) {
+unsafe fn tile<D: Dots, W: Width, const R: usize, const LONG: bool>(
+    d: D,
+    t: &StoredTile<'_>,
+    number: usize,
+) {
     let (l, layout, grouping) = (d.lanes(), t.layout, &t.layout.grouping);
     let blocks = grouping.steps / BLOCK;
     let offset = if W::SMALL { 0 } else { D::OFFSET };
@@ -248,7 +255,7 @@ unsafe fn tile<D: Dots, W: Width, const R: usize>(d: D, t: &StoredTile<'_>, numb
                 *whole = l.multiply(l.splat_integer(sum.wrapping_neg()), zeros);
             }
             let range = group * blocks..(group + 1) * blocks;
-            add_blocks::<D, W, R>(d, t, codes, range, &mut whole);
+            add_blocks::<D, W, R, LONG>(d, t, codes, range, &mut whole);
             add_group(l, t, panel, group, &whole, &mut acc);
         }
         for (r, acc) in acc.into_iter().enumerate() {
@@ -265,12 +272,12 @@ unsafe fn tile<D: Dots, W: Width, const R: usize>(d: D, t: &StoredTile<'_>, numb
 #[inline(always)]
 pub(crate) unsafe fn tiles<D: Dots>(d: D, t: &StoredTile<'_>, rows: usize, panels: Range<usize>) {
     macro_rules! of {
-        ($width:ty, $r:literal) => {
+        ($width:ty, $r:literal, $long:literal) => {
             d.call(
                 #[inline(always)]
                 || {
                     // SAFETY: as the caller promises.
-                    unsafe { panels.for_each(|panel| tile::<D, $width, $r>(d, t, panel)) }
+                    unsafe { panels.for_each(|panel| tile::<D, $width, $r, $long>(d, t, panel)) }
                 },
             )
         };
@@ -279,10 +286,11 @@ pub(crate) unsafe fn tiles<D: Dots>(d: D, t: &StoredTile<'_>, rows: usize, panel
         ($($r:literal)*) => {
             match rows {
                 $($r if const { $r <= D::Lanes::FEW } => match t.layout.format.bits {
-                    Bits::Four => of!(Nibbles<0>, $r),
-                    Bits::Five => of!(Nibbles<1>, $r),
-                    Bits::Six => of!(Nibbles<2>, $r),
-                    Bits::Eight => of!(Whole, $r),
+                    Bits::Four if t.layout.grouping.steps >= LONG => of!(Nibbles<0>, $r, true),
+                    Bits::Four => of!(Nibbles<0>, $r, false),
+                    Bits::Five => of!(Nibbles<1>, $r, false),
+                    Bits::Six => of!(Nibbles<2>, $r, false),
+                    Bits::Eight => of!(Whole, $r, false),
                 },)*
                 _ => unreachable!("no register tile has {rows} rows"),
             }
