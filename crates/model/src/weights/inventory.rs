@@ -92,7 +92,7 @@ impl Keep {
 
     /// The embedding and the vocabulary head.
     pub(crate) fn tables(self) -> Kept {
-        Kept { dtype: self.dtype, floats: self.quantization.map(|_| Quantization::of_tables()) }
+        Kept { dtype: self.dtype, floats: self.quantization.map(Quantization::of_tables) }
     }
 
     /// Learned positions, which are small.

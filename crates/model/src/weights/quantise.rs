@@ -9,7 +9,7 @@ use super::stored::Stored;
 pub enum Quantization {
     /// Eight bits, a scale per 128 inputs.
     Int8,
-    /// Four bits, a scale per so many inputs: 32, 64 or 128. Embedding and vocabulary head get eight bits.
+    /// Four bits, a scale per so many inputs: 32, 64 or 128. Embedding and vocabulary head get six bits.
     Int4 {
         /// Inputs that share a scale.
         group: usize,
@@ -21,27 +21,31 @@ const INT8_GROUP: usize = 128;
 
 impl Quantization {
     /// What the kinds of matrices it makes are called.
-    pub(crate) const NAMES: [&str; 4] = ["int8", "int4", "int4-g32", "int4-g64"];
+    pub(crate) const NAMES: [&str; 5] = ["int8", "int6", "int4", "int4-g32", "int4-g64"];
 
     /// How the matrices of layers are kept.
     #[must_use]
     pub fn of_layers(self) -> Stored {
-        let (bits, group, name) = match self {
-            Self::Int8 => return Self::of_tables(),
-            Self::Int4 { group: 32 } => (Bits::Four, 32, "int4-g32"),
-            Self::Int4 { group: 64 } => (Bits::Four, 64, "int4-g64"),
-            Self::Int4 { group } => (Bits::Four, group, "int4"),
-        };
-        let format = CodeFormat { bits, group: Some(group), scaling: Scaling::Centred };
-        Stored::Codes { format, name }
+        match self {
+            Self::Int8 => centred(Bits::Eight, INT8_GROUP, "int8"),
+            Self::Int4 { group: 32 } => centred(Bits::Four, 32, "int4-g32"),
+            Self::Int4 { group: 64 } => centred(Bits::Four, 64, "int4-g64"),
+            Self::Int4 { group } => centred(Bits::Four, group, "int4"),
+        }
     }
 
     /// How the embedding and the vocabulary head are kept, one tensor or two: what is rounded there is rounded in every
     /// token, and a tied one is both.
     #[must_use]
-    pub fn of_tables() -> Stored {
-        let format =
-            CodeFormat { bits: Bits::Eight, group: Some(INT8_GROUP), scaling: Scaling::Centred };
-        Stored::Codes { format, name: "int8" }
+    pub fn of_tables(self) -> Stored {
+        match self {
+            Self::Int8 => self.of_layers(),
+            Self::Int4 { group } => centred(Bits::Six, group, "int6"),
+        }
     }
+}
+
+fn centred(bits: Bits, group: usize, name: &'static str) -> Stored {
+    let format = CodeFormat { bits, group: Some(group), scaling: Scaling::Centred };
+    Stored::Codes { format, name }
 }

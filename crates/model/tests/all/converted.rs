@@ -172,7 +172,7 @@ fn the_layout_is_that_of_its_version() {
         (Some(Dtype::F32), None, 1_042_452_138_625_451_741),
         (Some(Dtype::Bf16), None, 17_261_728_710_860_207_326),
         (None, Some(Quantization::Int8), 10_019_672_627_659_091_356),
-        (None, Some(Quantization::Int4 { group: 32 }), 14_879_686_168_151_711),
+        (None, Some(Quantization::Int4 { group: 32 }), 11_043_750_125_542_092_163),
     ];
     let found = kinds.map(|(dtype, quantization, _)| {
         let (folder, _) = converted("layout", &zoo("qwen2"), &conversion(dtype, quantization));

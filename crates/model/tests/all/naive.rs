@@ -126,15 +126,20 @@ fn rotate(style: RopeStyle, head: &mut [f64], dims: usize, cos: &[f32], sin: &[f
     }
 }
 
-/// What codes stand for: the published definitions, in f32 as their reference computes them.
-pub(crate) fn weights(format: CodeFormat, row: &CodeRow) -> Vec<f32> {
-    let group = format.group.unwrap_or(row.codes.len());
-    let centre = match format.bits {
+/// The code of zero where there are as many on both sides of it.
+fn centre(bits: Bits) -> f32 {
+    match bits {
         Bits::Four => 8.0,
         Bits::Five => 16.0,
         Bits::Six => 32.0,
         Bits::Eight => 128.0,
-    };
+    }
+}
+
+/// What codes stand for: the published definitions, in f32 as their reference computes them.
+pub(crate) fn weights(format: CodeFormat, row: &CodeRow) -> Vec<f32> {
+    let group = format.group.unwrap_or(row.codes.len());
+    let centre = centre(format.bits);
     let one = |(i, code): (usize, &u8)| {
         let (code, g, s) = (f32::from(*code), i / group, i / SUPERBLOCK);
         match format.scaling {
@@ -165,7 +170,7 @@ pub(crate) fn read_weights(source: &dyn CodeSource, rows: Range<usize>) -> Vec<V
 
 /// A group of weights by the rule of quantisation on load: the largest gets the largest code that both signs have.
 fn quantised(bits: Bits) -> impl Fn(&[f32]) -> Vec<f64> {
-    let most = if bits == Bits::Eight { 127.0 } else { 7.0 };
+    let most = centre(bits) - 1.0;
     move |group| {
         let largest = group.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
         let scale = half::f16::from_f32(largest / most).to_f32();

@@ -132,7 +132,7 @@ fn dtype() -> impl Strategy<Value = Dtype> {
 /// How a matrix may be kept: as floats, or as codes in groups of which the last may be short.
 fn kept() -> impl Strategy<Value = StoredAs> {
     let groups = prop::sample::select(vec![None, Some(8), Some(20), Some(32)]);
-    let bits = prop::sample::select(vec![Bits::Four, Bits::Eight]);
+    let bits = prop::sample::select(vec![Bits::Four, Bits::Five, Bits::Six, Bits::Eight]);
     let codes = (bits, groups).prop_map(|(bits, group)| {
         let format = CodeFormat { bits, group, scaling: Scaling::Centred };
         StoredAs::Codes { format, name: "codes" }

@@ -72,7 +72,7 @@ fn the_plan_counts_and_names_what_is_kept() {
     assert_eq!(floats.weights, "float32");
     let int8 = plan(Some(Quantization::Int8));
     let int4 = plan(Some(Quantization::Int4 { group: 64 }));
-    assert_eq!((int8.weights.as_str(), int4.weights.as_str()), ("int8", "int4-g64 + int8"));
+    assert_eq!((int8.weights.as_str(), int4.weights.as_str()), ("int8", "int4-g64 + int6"));
     assert!(int8.weight_bytes * 3 < floats.weight_bytes);
     assert!(int4.weight_bytes < int8.weight_bytes);
 }
