@@ -44,6 +44,12 @@ impl CompletionStream {
         serde_json::to_string(&chunk).unwrap_or_default()
     }
 
+    /// What a chunk of choice number `index` says that the choice has taken.
+    fn so_far(&self, index: usize) -> Option<Usage> {
+        let run = self.run.as_ref().filter(|_| self.usage == UsageReports::Always)?;
+        Some(self.style.usage(run.usage_of(index)))
+    }
+
     fn choice(&mut self, piece: Piece) -> CompletionChoice {
         let Piece { index, text, records, tokens, finish, score } = piece;
         let mut said = Gathered { text, records, tokens, finish, score };
@@ -60,12 +66,12 @@ impl Events for CompletionStream {
     async fn next(&mut self) -> Option<String> {
         let run = self.run.as_mut()?;
         let step = run.next().await;
-        let usage = self.style.usage(run);
+        let usage = self.style.usage(run.usage());
         let mut out = String::new();
         match step {
             Some(Ok(pieces)) => {
-                let so_far = (self.usage == UsageReports::Always).then_some(usage);
                 for piece in pieces {
+                    let so_far = self.so_far(piece.index);
                     let choice = self.choice(piece);
                     event(&mut out, &self.chunk(vec![choice], so_far, None));
                 }
