@@ -260,6 +260,9 @@ async fn calls_and_their_results_can_be_sent_back() {
         let again = [&input[..], &[result]].concat();
         let body = json!({"input": again, "tools": tools(RESPONSES), "temperature": 0});
         assert_eq!(said(&server, RESPONSES, &body).await.0, [json!({"text": "done"})]);
+        let count = good(&server, "/v1/responses/input_tokens", &body).await.json();
+        let usage = good(&server, RESPONSES, &body).await.json()["usage"].clone();
+        assert_eq!(count["input_tokens"], usage["input_tokens"]);
     }
 
     let first = good(&server, MESSAGES, &asked(MESSAGES)).await.json();

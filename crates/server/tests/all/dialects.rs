@@ -40,6 +40,7 @@ async fn a_response_says_what_the_model_said() {
         (json!({}), "hello", "completed"),
         (json!({"max_output_tokens": 3}), "hel", "incomplete"),
         (json!({"instructions": "Be brief", "temperature": 0.5}), "hello", "completed"),
+        (json!({"truncate_prompt_tokens": 30}), "hello", "completed"),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "[hello]"}]}]}),
             "hello",
@@ -57,6 +58,9 @@ async fn a_response_says_what_the_model_said() {
         let counted =
             ["input_tokens", "output_tokens"].map(|name| usage[name].as_u64().expect("a count"));
         assert_eq!(usage["total_tokens"], counted[0] + counted[1]);
+        let path = "/v1/responses/input_tokens";
+        let count = post(server.address, path, &with(&body, &more)).await.json();
+        assert_eq!(count, json!({"object": "response.input_tokens", "input_tokens": counted[0]}));
 
         let streamed = with(&with(&body, &more), &json!({"stream": true}));
         let events = named(&post(server.address, RESPONSES, &streamed).await);
