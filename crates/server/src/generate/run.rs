@@ -362,22 +362,16 @@ impl Run {
 
     /// The same of choice number `index` alone, with its prompt.
     pub(crate) fn usage_of(&self, index: usize) -> Usage {
-        let lane = self.lane_of(index);
-        let place = index % self.choices_per_prompt();
-        Usage::of(lane, lane.and_then(|lane| lane.choices.get(place)).into_iter())
+        let lane = self.lane_of(index).map(std::slice::from_ref).unwrap_or_default();
+        let choices = lane.iter().flat_map(|lane| &lane.choices);
+        Usage::of(lane, choices.skip(index % self.choices_per_prompt()).take(1))
     }
 }
 
 impl Usage {
-    fn of<'a>(
-        lanes: impl IntoIterator<Item = &'a Lane> + Clone,
-        choices: impl Iterator<Item = &'a Choice> + Clone,
-    ) -> Self {
-        let sum = |count: fn(&Lane) -> u32| -> u64 {
-            lanes.clone().into_iter().map(|lane| u64::from(count(lane))).sum()
-        };
-        let prompt_tokens = sum(Lane::prompt_tokens);
-        let cached_tokens = sum(|lane| lane.cached_tokens);
+    fn of<'a>(lanes: &[Lane], choices: impl Iterator<Item = &'a Choice> + Clone) -> Self {
+        let prompt_tokens = lanes.iter().map(|lane| u64::from(lane.prompt_tokens())).sum();
+        let cached_tokens = lanes.iter().map(|lane| u64::from(lane.cached_tokens)).sum();
         let completion_tokens = choices.clone().map(|choice| u64::from(choice.generated)).sum();
         let thoughts = choices.filter_map(|choice| choice.thoughts.as_ref());
         let reasoning = thoughts.map(|thoughts| u64::from(thoughts.tokens)).reduce(|a, b| a + b);
