@@ -164,5 +164,5 @@ fn schema(format: MessageFormat, field: &'static str) -> Result<Option<Wanted>, 
         return Err(ApiError::field(format!("{outer}.type"), "must be `json_schema`"));
     }
     let Json(schema) = schema.ok_or_else(|| ApiError::field(field, "is missing"))?;
-    Ok(Some(Wanted { field, grammar: Grammar::schema(schema) }))
+    Ok(Some(Wanted::format(field, Grammar::schema(schema))))
 }

@@ -23,6 +23,20 @@ fn tools(path: &str) -> Value {
     }
 }
 
+/// The wish for a text that is no call.
+fn format(path: &str) -> Value {
+    let schema = json!({"enum": [7]});
+    match path {
+        CHAT => {
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}})
+        }
+        RESPONSES => {
+            json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}})
+        }
+        _ => json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}}),
+    }
+}
+
 /// A request whose answer is `script`.
 fn ask(path: &str, script: &str, more: &Value) -> Value {
     let said = json!([{"role": "user", "content": format!("[{script}]")}]);
@@ -228,11 +242,14 @@ async fn a_call_that_is_demanded_is_made() {
             if path != MESSAGES {
                 body = with(&body, &json!({"parallel_tool_calls": false}));
             }
-            let (told, _) = said(&server, path, &body).await;
-            assert!(
-                matches!(&told[..], [call] if call["call"] == "f" && call["with"]["a"].is_u64()),
-                "{path}: {told:?}"
-            );
+            // A format is that of texts, and here there is none.
+            for body in [with(&body, &format(path)), body] {
+                let (told, _) = said(&server, path, &body).await;
+                assert!(
+                    matches!(&told[..], [call] if call["call"] == "f" && call["with"]["a"].is_u64()),
+                    "{path}: {told:?}"
+                );
+            }
         }
         let silent = if path == MESSAGES { json!({"type": "none"}) } else { json!("none") };
         let body = ask(path, "no", &json!({"tools": tools(path), "tool_choice": silent}));
