@@ -41,6 +41,15 @@ async fn a_response_says_what_the_model_said() {
         (json!({"max_output_tokens": 3}), "hel", "incomplete"),
         (json!({"instructions": "Be brief", "temperature": 0.5}), "hello", "completed"),
         (json!({"truncate_prompt_tokens": 30}), "hello", "completed"),
+        // As Codex sends it.
+        (
+            json!({
+                "include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}, "store": false,
+                "prompt_cache_key": "1", "client_metadata": {"turn_id": "1"},
+            }),
+            "hello",
+            "completed",
+        ),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "[hello]"}]}]}),
             "hello",
@@ -195,7 +204,8 @@ async fn what_these_endpoints_do_not_serve_is_named() {
         (json!({"n": 2}), "n"),
         (json!({"max_output_tokens": 0}), "max_output_tokens"),
         (json!({"max_output_tokens": 100_000}), "max_output_tokens"),
-        (json!({"include": ["reasoning.encrypted_content"]}), "include"),
+        (json!({"include": ["file_search_call.results"]}), "include"),
+        (json!({"reasoning": {"summary": "detailed"}}), "reasoning.summary"),
         (json!({"top_logprobs": 1}), "top_logprobs"),
         (json!({"return_token_ids": true}), "return_token_ids"),
         (json!({"zebra": 1}), "zebra"),
