@@ -445,7 +445,19 @@ async fn what_messages_do_not_serve_is_named() {
             json!({"thinking": {"type": "adaptive", "budget_tokens": 9}}),
             "thinking.budget_tokens only",
         ),
-        (json!({"output_config": {"effort": "low"}}), "output_config.effort is not"),
+        (json!({"output_config": {"effort": "low"}}), "output_config.effort must be `high`"),
+        (
+            json!({"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": 1}]}}),
+            "context_management.edits may have",
+        ),
+        (json!({"context_management": {"edits": 1}}), "context_management.edits may have"),
+        (json!({"context_management": 1}), "context_management must be"),
+        (
+            json!({"messages": [
+                {"role": "user", "content": "Hi"}, {"role": "system", "content": [&result]},
+            ]}),
+            "messages[1].content[0].type only",
+        ),
         (
             json!({"output_config": {"format": {"type": "json_schema"}}}),
             "output_config.format.schema is missing",
