@@ -121,6 +121,15 @@ async fn an_answer_can_be_sent_back_as_it_came() {
     server.stop().await;
 }
 
+/// A later turn of the system, and what asks for nothing.
+fn as_claude_code_sends_it() -> Value {
+    json!({
+        "messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "[hello]"}],
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "high"}, "thinking": {"type": "adaptive"},
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_says_what_the_model_said() {
     let server = Server::start().await;
@@ -139,17 +148,7 @@ async fn a_message_says_what_the_model_said() {
             Value::Null,
         ),
         (json!({"messages": prefilled}), "hello", "end_turn", Value::Null),
-        // As Claude Code sends it.
-        (
-            json!({
-                "messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "[hello]"}],
-                "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
-                "output_config": {"effort": "high"}, "thinking": {"type": "adaptive"},
-            }),
-            "hello",
-            "end_turn",
-            Value::Null,
-        ),
+        (as_claude_code_sends_it(), "hello", "end_turn", Value::Null),
     ] {
         let answer = post(server.address, MESSAGES, &with(&body, &more)).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
