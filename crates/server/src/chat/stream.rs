@@ -100,12 +100,6 @@ impl ChatStream {
         serde_json::to_string(&chunk).unwrap_or_default()
     }
 
-    /// What a chunk of choice number `index` says that the choice has taken.
-    fn so_far(&self, index: usize) -> Option<Usage> {
-        let run = self.run.as_ref().filter(|_| self.usage == UsageReports::Always)?;
-        Some(run.usage_of(index))
-    }
-
     /// `None` when there is nothing to tell yet.
     fn choice(&mut self, piece: Piece) -> Option<ChunkChoice> {
         let Piece { index, text, records, tokens, finish, score } = piece;
@@ -156,7 +150,8 @@ impl Events for ChatStream {
                 Some(Ok(pieces)) => {
                     let mut out = String::new();
                     for piece in pieces {
-                        let so_far = self.so_far(piece.index);
+                        let run = self.run.as_ref();
+                        let so_far = run.and_then(|run| self.usage.so_far(run, piece.index));
                         if let Some(choice) = self.choice(piece) {
                             event(&mut out, &self.chunk(vec![choice], so_far, None));
                         }

@@ -44,12 +44,6 @@ impl CompletionStream {
         serde_json::to_string(&chunk).unwrap_or_default()
     }
 
-    /// What a chunk of choice number `index` says that the choice has taken.
-    fn so_far(&self, index: usize) -> Option<Usage> {
-        let run = self.run.as_ref().filter(|_| self.usage == UsageReports::Always)?;
-        Some(self.style.usage(run.usage_of(index)))
-    }
-
     fn choice(&mut self, piece: Piece) -> CompletionChoice {
         let Piece { index, text, records, tokens, finish, score } = piece;
         let mut said = Gathered { text, records, tokens, finish, score };
@@ -71,7 +65,9 @@ impl Events for CompletionStream {
         match step {
             Some(Ok(pieces)) => {
                 for piece in pieces {
-                    let so_far = self.so_far(piece.index);
+                    let run = self.run.as_ref();
+                    let so_far = run.and_then(|run| self.usage.so_far(run, piece.index));
+                    let so_far = so_far.map(|usage| self.style.usage(usage));
                     let choice = self.choice(piece);
                     event(&mut out, &self.chunk(vec![choice], so_far, None));
                 }

@@ -117,7 +117,6 @@ fn conversation(
                 said_to_assistant(&mut dialogue, "user", content, &at("content"))?;
                 PromptEnd::Answer
             }
-            // Where it stands first, it has a field of its own.
             "system" if index > 0 => {
                 said_to_assistant(&mut dialogue, "system", content, &at("content"))?;
                 PromptEnd::Answer
@@ -127,11 +126,13 @@ fn conversation(
                 let ends_in_text = done_by_assistant(&mut dialogue, content, &at("content"))?;
                 if ends_in_text { PromptEnd::InLastMessage } else { PromptEnd::LastMessage }
             }
+            "system" => {
+                let problem = "must be `user` or `assistant` in the first message: what the system says first is the field `system`";
+                return Err(ApiError::field(at("role"), problem));
+            }
             other => {
-                let problem = format!(
-                    "must be `user` or `assistant`, or behind the first `system`, not {}",
-                    quote(other)
-                );
+                let problem =
+                    format!("must be `user`, `assistant` or `system`, not {}", quote(other));
                 return Err(ApiError::field(at("role"), problem));
             }
         };
