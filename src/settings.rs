@@ -91,6 +91,17 @@ impl Settings {
             seed: args.seed,
         })
     }
+
+    /// The model as whoever asked for it knows it.
+    pub(crate) fn called(&self) -> String {
+        match (&self.name, &self.source) {
+            (Some(name), _) | (None, ModelSource::Dummy { name, .. }) => name.clone(),
+            (None, ModelSource::Folder(path) | ModelSource::File(path)) => {
+                path.display().to_string()
+            }
+            (None, ModelSource::Embedded { name, .. }) => (*name).to_owned(),
+        }
+    }
 }
 
 /// The model's files, fetched if need be, and its name on the hub.

@@ -56,7 +56,8 @@ pub(crate) fn start_observed(
     observer: impl Observer,
 ) -> Result<Running> {
     let began = Instant::now();
-    let checkpoint = Checkpoint::open(&settings.source).context("cannot serve this model")?;
+    let checkpoint = Checkpoint::open(&settings.source)
+        .with_context(|| format!("cannot serve {}", settings.called()))?;
     let name = settings.name.clone().unwrap_or_else(|| checkpoint.name());
     let (tokenizer, template) = texts(&checkpoint)?;
     let mut pins = Pins::read(&settings.pin_prefix, &tokenizer)?;

@@ -1,6 +1,7 @@
 //! `folio chat` and `folio complete`: the engine without HTTP, on the terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +91,12 @@ struct Terminal {
 
 impl Terminal {
     fn start(model: &crate::args::ModelArgs, sampling: &SamplingArgs) -> Result<Self> {
+        if let Some(given) = model.model.as_ref().and_then(|model| model.to_str())
+            && given.contains(' ')
+            && !Path::new(given).exists()
+        {
+            bail!("there is no model {given:?}; if that is a text, give it with --quick");
+        }
         let settings = Settings::new(model, QUEUE)?;
         let running = startup::start(&settings, false)?;
         let limits = ParamLimits::plain(running.engine.limits().vocab, running.eos.clone());

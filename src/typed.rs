@@ -1,9 +1,11 @@
 //! Reading the command line, and what is said of one that is not understood: flags that people bring from other servers are
 //! answered with what takes their place here, all at once, and not with whichever of ours looks alike.
 
+use std::error::Error;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::net::{IpAddr, ToSocketAddrs as _};
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -177,8 +179,15 @@ fn negatives_are_values(command: Command) -> Command {
         .mut_subcommands(negatives_are_values)
 }
 
-/// An unknown flag of somebody else's server becomes a list of all there are, with what to do about each.
+/// An unknown flag of somebody else's server becomes a list of all there are, with what to do about each; what is wrong with
+/// a number is told in words for who types it.
 fn explain(mut error: clap::Error, command: &Command, typed: &[OsString]) -> clap::Error {
+    if let Some(problem) = error.source().and_then(no_number) {
+        let told = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+        let (value, flag) = (told(ContextKind::InvalidValue), told(ContextKind::InvalidArg));
+        let text = format!("invalid value '{value}' for '{flag}': {problem}");
+        return asked(command, typed).clone().error(ErrorKind::ValueValidation, text);
+    }
     if error.kind() != ErrorKind::UnknownArgument {
         return error;
     }
@@ -209,6 +218,17 @@ fn explain(mut error: clap::Error, command: &Command, typed: &[OsString]) -> cla
         let _ = writeln!(text, "  {name:<width$}  {instead}");
     }
     clap::Error::raw(ErrorKind::UnknownArgument, text)
+}
+
+/// What is wrong with a value that was to be a number.
+fn no_number(source: &(dyn Error + 'static)) -> Option<&'static str> {
+    match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+        Some(IntErrorKind::PosOverflow | IntErrorKind::NegOverflow) => {
+            Some("there is no room for so large a number")
+        }
+        Some(_) => Some("must be a whole number, in digits alone, such as 8"),
+        None => source.is::<ParseFloatError>().then_some("must be a number, such as 0.5"),
+    }
 }
 
 fn instead_of(name: &str) -> Option<&'static str> {
@@ -309,6 +329,10 @@ mod tests {
             ("serve --ssl-cert-reqs 2", "--ssl-certfile"),
             ("serve --served-model-name=", "--served-model-name"),
             ("serve --prot 1", "a similar argument exists: '--port'"),
+            ("serve --port eighty", "'eighty' for '--port <PORT>': must be a whole number"),
+            ("serve --seed -1", "must be a whole number"),
+            ("serve --seed 99999999999999999999", "so large a number"),
+            ("complete --temperature warm", "'--temperature <TEMPERATURE>': must be a number"),
             ("serve --max-num-sequences 1", "a similar argument exists: '--max-num-seqs'"),
         ];
         for (line, expected) in cases {

@@ -6,7 +6,8 @@ mod common;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use common::Server;
+use common::authority::Authority;
+use common::{Folder, Server, proxy, text_of};
 use serde_json::{Value, json};
 
 /// A file that is removed when it is dropped.
@@ -216,6 +217,66 @@ fn a_server_is_measured_from_outside() {
     server.stop();
 }
 
+/// Of the environment, with their values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+#[test]
+fn an_encrypted_server_is_measured_as_its_clients_reach_it() {
+    if !cfg!(feature = "tls") {
+        return;
+    }
+    let (folder, authority) = (Folder::new("bench-tls"), Authority::new());
+    let [key, certificate] = authority.host_files("127.0.0.1", &folder.0);
+    let trusted = authority.file(&folder.0);
+    let server = Server::start(&["--ssl-keyfile", &key, "--ssl-certfile", &certificate]);
+    assert!(server.url().starts_with("https://"));
+    let (proxy, asked) = proxy::start();
+    let file = folder.0.join("out.json");
+    let run = |url: &str, variables: Variables<'_>| {
+        Command::new(env!("CARGO_BIN_EXE_folio"))
+            .args(["bench", "serve", "--base-url", url, "--num-prompts", "3", "--input-len", "4"])
+            .args(["--output-len", "5", "--ignore-eos", "--output-json", &text_of(&file)])
+            .env_clear()
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    };
+    let trust = ("SSL_CERT_FILE", trusted.as_str());
+    for (through, variables) in [(false, vec![trust]), (true, vec![trust, ("HTTPS_PROXY", &proxy)])]
+    {
+        let output = run(server.url(), &variables);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let results: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(
+            (&results["completed"], &results["total_output_tokens"]),
+            (&json!(3), &json!(15))
+        );
+        let heads: Vec<String> = asked.try_iter().collect();
+        assert_eq!(heads.is_empty(), !through, "{heads:?}");
+        for head in heads {
+            assert!(head.starts_with("CONNECT 127.0.0.1:"), "{head}");
+            let head = head.to_ascii_lowercase();
+            assert!(head.contains("proxy-authorization: basic dxnlcjpwyxnz\r\n"), "{head}");
+        }
+    }
+    let plain = Server::start(&[]);
+    let encrypted = plain.url().replace("http:", "https:");
+    let cases: [(&str, Variables<'_>, &str); 5] = [
+        (server.url(), &[], "Mozilla does not trust"),
+        (&server.url().replace("127.0.0.1", "localhost"), &[trust], "that of another host"),
+        (&encrypted, &[trust], "does not speak TLS"),
+        (server.url(), &[trust, ("HTTPS_PROXY", "http://127.0.0.1:1")], "the proxy 127.0.0.1:1"),
+        (server.url(), &[("SSL_CERT_FILE", "/nowhere.pem")], "SSL_CERT_FILE /nowhere.pem"),
+    ];
+    for (url, variables, expected) in cases {
+        let output = run(url, variables);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{expected}: {said}");
+    }
+    plain.stop();
+    server.stop();
+}
+
 #[test]
 fn what_cannot_be_measured_says_what_to_do() {
     let cases: &[(&[&str], &str)] = &[
@@ -230,7 +291,7 @@ fn what_cannot_be_measured_says_what_to_do() {
         (&["throughput", "--random-range-ratio", "2"], "--random-range-ratio"),
         (&["throughput", "gpt-5", "--load-format", "dummy"], "smollm2-135m"),
         (&["throughput", "--load-format", "dummy"], "MODEL"),
-        (&["serve", "--base-url", "https://example.org"], "http://"),
+        (&["serve", "--base-url", "ftp://127.0.0.1"], "http://"),
         (&["serve", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
         (&["serve", "--goodput", "itl:5"], "--goodput"),
         (&["serve", "--base-url", "127.0.0.1:8000"], "is not like http://127.0.0.1:8000"),

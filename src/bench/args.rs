@@ -215,7 +215,8 @@ pub(crate) enum DatasetName {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeBenchArgs {
-    /// The server, such as http://127.0.0.1:8000
+    /// The server, such as http://127.0.0.1:8000; with https:// through the proxy in HTTPS_PROXY, if any, and with the
+    /// certificates in SSL_CERT_FILE
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub(crate) base_url: String,
 

@@ -113,8 +113,10 @@ pub(crate) fn cached(model: &Path, revision: Option<&str>) -> Option<PathBuf> {
 /// When it cannot be had; the message says what to do.
 pub(crate) fn pull(args: &PullArgs) -> Result<()> {
     let reference = Reference::parse(&args.model).with_context(|| {
+        let here = Path::new(&args.model).exists();
+        let hint = if here { "; it is here already, to be served from its path" } else { "" };
         format!(
-            "{:?} is not a model of the hub, which is ORG/NAME or ORG/NAME:FILE.gguf",
+            "{:?} is not a model of the hub, which is ORG/NAME or ORG/NAME:FILE.gguf{hint}",
             args.model
         )
     })?;

@@ -30,6 +30,7 @@ def test_a_response_equals_the_chat_answer(client, model):
     response = client.responses.create(model=model, temperature=0, max_output_tokens=20, input=QUESTION)
     assert response.output_text == chat.choices[0].message.content
     assert response.usage.output_tokens == chat.usage.completion_tokens
+    assert client.responses.input_tokens.count(model=model, input=QUESTION).input_tokens == chat.usage.prompt_tokens
     again = client.responses.create(
         model=model,
         temperature=0,

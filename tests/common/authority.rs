@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -29,16 +29,37 @@ impl Authority {
         name: &str,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Option<Arc<ServerConfig>> {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let chain = vec![params.signed_by(&key, &self.0).unwrap().der().clone()];
+        let (certificate, key) = self.issue(name, change);
+        let chain = vec![certificate.der().clone()];
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let versions =
             ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = versions.unwrap().with_no_client_auth().with_single_cert(chain, key);
         Some(Arc::new(config.unwrap()))
+    }
+
+    fn issue(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+
+    /// The key and the certificate of a host of this name as files.
+    pub(crate) fn host_files(&self, name: &str, folder: &Path) -> [String; 2] {
+        let (certificate, key) = self.issue(name, |_| ());
+        [("key.pem", key.serialize_pem()), ("certificate.pem", certificate.pem())].map(
+            |(name, pem)| {
+                let path = folder.join(name);
+                fs::write(&path, pem).unwrap();
+                path.to_str().unwrap().to_owned()
+            },
+        )
     }
 
     /// Its certificate as a file, which is what `SSL_CERT_FILE` names.

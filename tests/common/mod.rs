@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 pub(crate) mod authority;
+pub(crate) mod proxy;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -189,9 +190,10 @@ fn command(port: u16) -> Command {
 
 /// The server's address, if the line tells it.
 fn address(line: &str) -> Option<String> {
-    let (_, rest) = line.split_once("http://127.0.0.1:")?;
+    let (before, rest) = line.split_once("://127.0.0.1:")?;
+    let scheme = if before.ends_with("https") { "https" } else { "http" };
     let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some(format!("http://127.0.0.1:{port}"))
+    Some(format!("{scheme}://127.0.0.1:{port}"))
 }
 
 /// A stream of server-sent events.

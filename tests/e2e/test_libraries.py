@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from typing import Literal
 
 import openai
 import pytest
@@ -44,6 +45,59 @@ def test_langchain(server, model):
     tool = {"type": "function", "function": {"name": "answer", "description": "says it", "parameters": SCHEMA}}
     calls = roomy.bind_tools([tool], tool_choice="required").invoke("Which colour?").tool_calls
     assert calls and all(call["name"] == "answer" and call["args"]["colour"] in ("red", "green") for call in calls)
+
+
+def test_instructor(server, model):
+    instructor = pytest.importorskip("instructor")
+    pydantic = pytest.importorskip("pydantic")
+    # Nothing more than that, or the model goes on and on.
+    config = pydantic.ConfigDict(extra="forbid")
+    answer = pydantic.create_model("Answer", colour=Literal["red", "green"], sure=bool, __config__=config)
+    modes = instructor.Mode
+    for mode in (modes.TOOLS, modes.JSON_SCHEMA, modes.RESPONSES_TOOLS):
+        client = instructor.from_openai(server.client(), mode=mode)
+        if mode == modes.RESPONSES_TOOLS:
+            # Demands a call and sends a format along.
+            said = client.responses.create(model=model, input="Which colour?", response_model=answer, max_output_tokens=200)
+        else:
+            messages = [{"role": "user", "content": "Which colour?"}]
+            said = client.chat.completions.create(
+                model=model, messages=messages, response_model=answer, max_tokens=200, max_retries=0
+            )
+        assert said.colour in ("red", "green"), mode
+
+
+def test_lm_evaluation_harness(server, model, tmp_path):
+    pytest.importorskip("lm_eval")
+    questions = [
+        {"ask": "Once upon a time, there was a little", "ends": ["girl", "quantum"], "right": 0},
+        {"ask": "The cat was very", "ends": ["theorem", "happy"], "right": 1},
+    ]
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(questions))
+    shared = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
+    tasks = [
+        {"task": "choices", "output_type": "multiple_choice", "doc_to_text": "{{ask}}", "doc_to_choice": "{{ends}}"}
+        | {"doc_to_target": "right", "metric_list": [{"metric": "acc"}]},
+        {"task": "endings", "output_type": "generate_until", "doc_to_text": "{{ask}}", "doc_to_target": "{{ends[right]}}"}
+        | {"generation_kwargs": {"until": ["."], "max_gen_toks": 8}, "metric_list": [{"metric": "exact_match"}]},
+        {"task": "texts", "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{ask}}"}
+        | {"metric_list": [{"metric": "word_perplexity"}]},
+    ]
+    for task in tasks:
+        (tmp_path / f"{task['task']}.yaml").write_text(json.dumps(shared | task))
+    folder = pathlib.Path(__file__).parents[2] / "models" / "demo"
+    # Prompts go as tokens, several in a request.
+    arguments = f"model={model},base_url={server.url}/v1/completions,tokenizer={folder},max_length=512"
+    command = [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments, "--batch_size", "2"]
+    command += ["--tasks", "choices,endings,texts", "--include_path", tmp_path, "--output_path", tmp_path / "results"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    [file] = (tmp_path / "results").rglob("results_*.json")
+    results = json.loads(file.read_text())["results"]
+    assert results["choices"]["acc,none"] == 1
+    assert 1 < results["texts"]["word_perplexity,none"] < 1000
+    assert "exact_match,none" in results["endings"]
 
 
 def test_node(server, model):

@@ -1,15 +1,12 @@
 //! The hub as it is out there: encrypted, perhaps behind a company's authority or proxy, perhaps not who it says.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 
 use rcgen::date_time_ymd;
 
 use crate::common::Server;
 use crate::common::authority::Authority;
+use crate::common::proxy;
 use crate::server::{Content, Hub};
 use crate::{MODEL, Machine, bytes, demo, failed, one_gguf, succeeded};
 
@@ -100,39 +97,6 @@ fn nobody_is_followed_from_an_encrypted_hub_to_one_that_is_not() {
     assert!(hub.seen().iter().all(|seen| seen.to_hub));
 }
 
-/// A proxy that connects to whatever it is asked to, and tells what that was.
-fn proxy() -> (String, Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://user:pass@{}", listener.local_addr().unwrap());
-    let (sender, asked) = channel();
-    thread::spawn(move || {
-        for client in listener.incoming() {
-            let sender = sender.clone();
-            thread::spawn(move || -> io::Result<()> {
-                let mut client = client?;
-                let (mut head, mut byte) = (Vec::new(), [0]);
-                while !head.ends_with(b"\r\n\r\n") {
-                    client.read_exact(&mut byte)?;
-                    head.push(byte[0]);
-                }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let _ = sender.send(head.clone());
-                let target = head.split(' ').nth(1).unwrap_or_default();
-                let mut server = TcpStream::connect(target)?;
-                client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
-                let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
-                thread::spawn(move || {
-                    let _ = io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Write);
-                });
-                let _ = io::copy(&mut server, &mut client);
-                client.shutdown(Shutdown::Both)
-            });
-        }
-    });
-    (url, asked)
-}
-
 /// The hub, variables, and whether the proxy is to be asked.
 type Case<'a> = (&'a Hub, &'a [(&'a str, &'a str)], bool);
 
@@ -142,7 +106,7 @@ fn proxies_are_used_as_their_variables_say() {
     let hub =
         Hub::encrypted(one_gguf(), [authority.host("localhost"), authority.host("localhost")]);
     let plain = Hub::start(one_gguf());
-    let (proxy, asked) = proxy();
+    let (proxy, asked) = proxy::start();
     let proxy = proxy.as_str();
     let cases: [Case<'_>; 7] = [
         (&hub, &[("HTTPS_PROXY", proxy)], true),

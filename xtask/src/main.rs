@@ -24,7 +24,7 @@ usage: cargo xtask <chore>
   check        formatting, lints, house rules, dependencies: the quick part
   deny         dependency bans and licences (deny.toml)
   clients      the official OpenAI client against the built binary (installs it into target/venv)
-  e2e          LangChain, LiteLLM, Node, two routers and random requests against the release binary (installs into target)
+  e2e          LangChain, LiteLLM, Instructor, lm-evaluation-harness, Node, two routers and random requests against the release binary (installs into target)
   fuzz [S]     damaged inputs for each parser (by coverage with cargo-fuzz), then random traces for the scheduler, so many seconds each
   soak [N]     N requests (10000) of 200 rude clients against the release binary
   evaluate     simulate the paper's evaluation and write docs/evaluation.md

@@ -57,6 +57,13 @@ pub(crate) fn telling() -> Vec<Endpoint> {
             &["messages"],
             messages::count,
         ),
+        Endpoint::post::<ResponsesBody, _, _>(
+            "/v1/responses/input_tokens",
+            "Counts the tokens of what a response would answer.",
+            Json,
+            &["input"],
+            responses::count,
+        ),
         Endpoint::get(
             "/v1/responses/{id}",
             "Says that no answer is stored.",

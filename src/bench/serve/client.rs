@@ -13,7 +13,8 @@ use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
+
+use super::connect::Route;
 
 /// Longest line of a stream and longest body that is read whole, in bytes.
 const MOST_BYTES: usize = 64 << 20;
@@ -21,10 +22,9 @@ const MOST_BYTES: usize = 64 << 20;
 const MOST_ERROR_CHARS: usize = 300;
 
 /// Where requests go.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Target {
-    host: String,
-    port: u16,
+    route: Route,
     /// What stands before every path.
     prefix: String,
     key: Option<String>,
@@ -41,37 +41,29 @@ pub(crate) struct Answer {
 }
 
 impl Target {
-    /// Understands `http://host:port/prefix`.
+    /// Understands `http://host:port/prefix`, and `https://`.
     pub(crate) fn new(url: &str, key: Option<String>) -> Result<Self> {
         let problem = || format!("--base-url {url:?} is not like http://127.0.0.1:8000");
         let uri: Uri = url.parse().with_context(problem)?;
-        ensure!(
-            uri.scheme_str() != Some("https"),
-            "--base-url {url:?}: only http:// is spoken; measure a server without TLS in between"
-        );
-        ensure!(uri.scheme_str() == Some("http"), problem());
-        let host = uri.host().with_context(problem)?.trim_matches(['[', ']']).to_owned();
-        let port = uri.port_u16().unwrap_or(80);
+        let spoken = matches!(uri.scheme_str(), Some("http" | "https"));
+        ensure!(spoken && uri.host().is_some_and(|host| !host.is_empty()), problem());
+        let route = Route::new(&uri)?;
         // OpenAI's clients are given the address with the version, which is a part of our paths.
         let prefix = uri.path().trim_end_matches('/');
         let prefix = prefix.strip_suffix("/v1").unwrap_or(prefix).to_owned();
-        Ok(Self { host, port, prefix, key })
+        Ok(Self { route, prefix, key })
     }
 
     async fn send(&self, path: &str, body: Option<String>) -> Result<Response<Incoming>> {
-        let address = (self.host.as_str(), self.port);
-        let stream = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("nothing answers at {}:{}", self.host, self.port))?;
-        stream.set_nodelay(true)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let wire = self.route.connect().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await?;
         // It ends with its response.
         tokio::spawn(connection);
         let method = if body.is_some() { "POST" } else { "GET" };
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.prefix))
-            .header("host", format!("{}:{}", self.host, self.port))
+            .header("host", self.route.authority())
             .header("content-type", "application/json");
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
@@ -176,13 +168,13 @@ mod tests {
     #[test]
     fn urls_are_understood_or_refused() {
         let target = Target::new("http://[::1]:8080/llm/", None).unwrap();
-        assert_eq!(
-            (target.host.as_str(), target.port, target.prefix.as_str()),
-            ("::1", 8080, "/llm")
-        );
-        assert_eq!(Target::new("http://example.org", None).unwrap().port, 80);
+        assert_eq!((&*target.route.authority(), &*target.prefix), ("[::1]:8080", "/llm"));
+        for (url, authority) in [("http://a.example", "a.example:80"), ("https://b/v1", "b:443")] {
+            let target = Target::new(url, None).unwrap();
+            assert_eq!((&*target.route.authority(), &*target.prefix), (authority, ""));
+        }
         assert_eq!(Target::new("http://example.org/v1/", None).unwrap().prefix, "");
-        for bad in ["", "localhost:8000", "https://example.org", "http://", "ftp://a"] {
+        for bad in ["", "localhost:8000", "http://", "https://:1", "ftp://a"] {
             assert!(Target::new(bad, None).is_err(), "{bad:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! `folio bench serve`: a load generator for any server with an OpenAI-compatible API.
 
 mod client;
+mod connect;
 mod report;
 
 use std::path::Path;

@@ -148,9 +148,10 @@ impl Events for ChatStream {
             let usage = run.usage();
             match step {
                 Some(Ok(pieces)) => {
-                    let so_far = (self.usage == UsageReports::Always).then_some(usage);
                     let mut out = String::new();
                     for piece in pieces {
+                        let run = self.run.as_ref();
+                        let so_far = run.and_then(|run| self.usage.so_far(run, piece.index));
                         if let Some(choice) = self.choice(piece) {
                             event(&mut out, &self.chunk(vec![choice], so_far, None));
                         }

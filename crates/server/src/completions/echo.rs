@@ -97,8 +97,7 @@ impl Style {
     }
 
     /// What an answer is said to have taken.
-    pub(crate) fn usage(&self, run: &Run) -> Usage {
-        let usage = run.usage();
+    pub(crate) fn usage(&self, usage: Usage) -> Usage {
         if !self.prompts_only {
             return usage;
         }

@@ -93,7 +93,7 @@ pub(crate) async fn respond(
         created: heading.created,
         model: &heading.model,
         choices: choices.collect(),
-        usage: Some(Some(style.usage(&run))),
+        usage: Some(Some(style.usage(run.usage()))),
         timings: Timings::of(&run),
     };
     serde_json::to_string(&answer).map_err(|_| ApiError::internal("the answer is not valid JSON"))

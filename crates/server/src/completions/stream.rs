@@ -60,12 +60,14 @@ impl Events for CompletionStream {
     async fn next(&mut self) -> Option<String> {
         let run = self.run.as_mut()?;
         let step = run.next().await;
-        let usage = self.style.usage(run);
+        let usage = self.style.usage(run.usage());
         let mut out = String::new();
         match step {
             Some(Ok(pieces)) => {
-                let so_far = (self.usage == UsageReports::Always).then_some(usage);
                 for piece in pieces {
+                    let run = self.run.as_ref();
+                    let so_far = run.and_then(|run| self.usage.so_far(run, piece.index));
+                    let so_far = so_far.map(|usage| self.style.usage(usage));
                     let choice = self.choice(piece);
                     event(&mut out, &self.chunk(vec![choice], so_far, None));
                 }

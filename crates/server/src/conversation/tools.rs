@@ -100,7 +100,7 @@ pub(crate) fn plan(
                     refuse_beams(params, "tools")?;
                     guide(format, &list, &served.texts.tokenizer)
                         .map_err(|error| ApiError::field("tools", error.to_string()))?
-                        .map(|grammar| Wanted { field: "tools", grammar })
+                        .map(|grammar| Wanted::whole("tools", grammar))
                 }
                 // Whatever it is, it leaves no room for calls.
                 own => own,
@@ -117,8 +117,9 @@ pub(crate) fn plan(
             (only, true)
         }
     };
-    if wanted.is_some() {
-        let problem = "cannot be combined with a grammar of your own unless it is `auto` or `none`";
+    // Clients send a format along for what is said; here nothing is.
+    if wanted.is_some_and(|wanted| !wanted.is_format) {
+        let problem = "cannot be combined with `structured_outputs` unless it is `auto` or `none`";
         return Err(ApiError::field("tool_choice", problem));
     }
     refuse_beams(params, "tool_choice")?;
@@ -128,7 +129,7 @@ pub(crate) fn plan(
     let grammar = enforce(format, &list, parallel, &served.texts.tokenizer)
         .map_err(|error| ApiError::field("tools", error.to_string()))?;
     let reading = Reading { tools: Some(format), parallel, named, ..reading };
-    let wanted = Some(Wanted { field: "tools", grammar });
+    let wanted = Some(Wanted::whole("tools", grammar));
     Ok((tools, Answering { reading, wanted, thoughts }))
 }
 

@@ -334,8 +334,11 @@ impl Run {
 
     /// The prompt that choice number `index` of the answer belongs to.
     pub(crate) fn lane_of(&self, index: usize) -> Option<&Lane> {
-        let n = self.lanes.first().map_or(1, |lane| lane.choices.len()).max(1);
-        self.lanes.get(index / n)
+        self.lanes.get(index / self.choices_per_prompt())
+    }
+
+    fn choices_per_prompt(&self) -> usize {
+        self.lanes.first().map_or(1, |lane| lane.choices.len()).max(1)
     }
 
     /// How many choices the answer has.
@@ -354,13 +357,25 @@ impl Run {
 
     /// What has been read and written so far.
     pub(crate) fn usage(&self) -> Usage {
-        let prompt_tokens = self.lanes.iter().map(|lane| u64::from(lane.prompt_tokens())).sum();
-        let cached_tokens = self.lanes.iter().map(|lane| u64::from(lane.cached_tokens)).sum();
-        let choices = self.lanes.iter().flat_map(|lane| &lane.choices);
+        Usage::of(&self.lanes, self.lanes.iter().flat_map(|lane| &lane.choices))
+    }
+
+    /// The same of choice number `index` alone, with its prompt.
+    pub(crate) fn usage_of(&self, index: usize) -> Usage {
+        let lane = self.lane_of(index).map(std::slice::from_ref).unwrap_or_default();
+        let choices = lane.iter().flat_map(|lane| &lane.choices);
+        Usage::of(lane, choices.skip(index % self.choices_per_prompt()).take(1))
+    }
+}
+
+impl Usage {
+    fn of<'a>(lanes: &[Lane], choices: impl Iterator<Item = &'a Choice> + Clone) -> Self {
+        let prompt_tokens = lanes.iter().map(|lane| u64::from(lane.prompt_tokens())).sum();
+        let cached_tokens = lanes.iter().map(|lane| u64::from(lane.cached_tokens)).sum();
         let completion_tokens = choices.clone().map(|choice| u64::from(choice.generated)).sum();
         let thoughts = choices.filter_map(|choice| choice.thoughts.as_ref());
         let reasoning = thoughts.map(|thoughts| u64::from(thoughts.tokens)).reduce(|a, b| a + b);
-        Usage {
+        Self {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,

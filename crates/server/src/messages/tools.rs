@@ -1,7 +1,7 @@
 //! Tools, thinking and formats as Anthropic's messages spell them.
 
 use folio_text::{Grammar, Tool};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::types::{
     AskingFields, MessageFormat, MessageFormatFields, OutputConfig, OutputConfigFields,
@@ -13,7 +13,6 @@ use crate::error::{ApiError, quote};
 use crate::request::fields::Int;
 use crate::request::json::Json;
 use crate::request::structured::Wanted;
-use crate::request::unserved::{Neutral, refuse_unless};
 use crate::state::Served;
 
 /// What the fields ask for, and what of it the template hears.
@@ -24,7 +23,15 @@ pub(super) fn asked(
     fields: AskingFields,
     served: &Served,
 ) -> Result<(Asked, Map<String, Value>), ApiError> {
-    let AskingFields { tools, tool_choice, thinking, output_config, output_format } = fields;
+    let AskingFields {
+        tools,
+        tool_choice,
+        thinking,
+        output_config,
+        output_format,
+        context_management,
+    } = fields;
+    unedited(context_management)?;
     let declared = tools.map(|Json(tools)| declared(tools, one)).transpose()?.flatten();
     let (choice, parallel) = match tool_choice {
         None => (None, true),
@@ -37,6 +44,21 @@ pub(super) fn asked(
     let wanted = wanted(output_config, output_format)?;
     let asked = Asked { tools, choice, parallel, shows_reasoning: shown, thoughts: most, wanted };
     Ok((asked, variables))
+}
+
+/// The conversation is read as it is sent. Clients ask by themselves for an edit that keeps everything.
+fn unedited(management: Option<Json>) -> Result<(), ApiError> {
+    let Some(Json(management)) = management else { return Ok(()) };
+    let members = known(&management, "context_management", &["edits"])?;
+    let keeps_all = json!({ "type": "clear_thinking_20251015", "keep": "all" });
+    let unedited = members.get("edits").is_none_or(|edits| {
+        edits.as_array().is_some_and(|edits| edits.iter().all(|edit| *edit == keeps_all))
+    });
+    if unedited {
+        return Ok(());
+    }
+    let problem = format!("may have {keeps_all} only: send the conversation as it is to be read");
+    Err(ApiError::field("context_management.edits", problem))
 }
 
 /// Which tools, and whether there may be more calls than one.
@@ -145,7 +167,10 @@ fn wanted(
         let OutputConfigFields { effort, format } = fields;
         (effort, format)
     });
-    refuse_unless("output_config.effort", effort, Neutral::Null, "effort is not steered")?;
+    if effort.is_some_and(|effort| effort != "high") {
+        let problem = "must be `high`, which is the same as none: effort is not steered";
+        return Err(ApiError::field("output_config.effort", problem));
+    }
     match (newer, format) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => {
@@ -164,5 +189,5 @@ fn schema(format: MessageFormat, field: &'static str) -> Result<Option<Wanted>, 
         return Err(ApiError::field(format!("{outer}.type"), "must be `json_schema`"));
     }
     let Json(schema) = schema.ok_or_else(|| ApiError::field(field, "is missing"))?;
-    Ok(Some(Wanted { field, grammar: Grammar::schema(schema) }))
+    Ok(Some(Wanted::format(field, Grammar::schema(schema))))
 }

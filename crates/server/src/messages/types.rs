@@ -50,6 +50,7 @@ fields! {
         thinking: ThinkingOptions,
         output_config: OutputConfig,
         output_format: MessageFormat,
+        context_management: Json,
     }
 }
 
@@ -72,7 +73,7 @@ object!(ThinkingOptions { fields: ThinkingFields });
 fields! {
     /// The fields of how to answer.
     pub(crate) struct OutputConfigFields {
-        effort: Given,
+        effort: String,
         format: MessageFormat,
     }
 }
@@ -119,7 +120,6 @@ unserved! {
         cache_control: Any, "the prefix cache decides by itself";
         container: Null, "code is not run";
         mcp_servers: Empty, "nothing is fetched";
-        context_management: Null, "send the conversation as it is to be read";
     }
 }
 

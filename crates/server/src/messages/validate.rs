@@ -114,7 +114,11 @@ fn conversation(
         let content = content.ok_or_else(|| ApiError::field(at("content"), "is missing"))?;
         prompt_end = match role.as_str() {
             "user" => {
-                asked_by_user(&mut dialogue, content, &at("content"))?;
+                said_to_assistant(&mut dialogue, "user", content, &at("content"))?;
+                PromptEnd::Answer
+            }
+            "system" if index > 0 => {
+                said_to_assistant(&mut dialogue, "system", content, &at("content"))?;
                 PromptEnd::Answer
             }
             "assistant" => {
@@ -122,8 +126,13 @@ fn conversation(
                 let ends_in_text = done_by_assistant(&mut dialogue, content, &at("content"))?;
                 if ends_in_text { PromptEnd::InLastMessage } else { PromptEnd::LastMessage }
             }
+            "system" => {
+                let problem = "must be `user` or `assistant` in the first message: what the system says first is the field `system`";
+                return Err(ApiError::field(at("role"), problem));
+            }
             other => {
-                let problem = format!("must be `user` or `assistant`, not {}", quote(other));
+                let problem =
+                    format!("must be `user`, `assistant` or `system`, not {}", quote(other));
                 return Err(ApiError::field(at("role"), problem));
             }
         };
@@ -135,15 +144,16 @@ fn conversation(
     Ok((dialogue.finish(), prompt_end))
 }
 
-/// What the user says, and what the calls led to, in the order they come in.
-fn asked_by_user(
+/// What the user or the system says, and what the calls led to, in the order they come in.
+fn said_to_assistant(
     dialogue: &mut Dialogue,
+    role: &str,
     content: TextOr<Block>,
     field: &str,
 ) -> Result<(), ApiError> {
     let blocks = match content {
         TextOr::Text(text) => {
-            dialogue.say("user", &text);
+            dialogue.say(role, &text);
             return Ok(());
         }
         TextOr::List(blocks) => blocks,
@@ -153,12 +163,16 @@ fn asked_by_user(
     for (number, block) in blocks.into_iter().enumerate() {
         match known_block(block, &format!("{field}[{number}]"))? {
             Said::Text(text) => texts.push(text),
-            Said::Result { call_id, text } => {
+            Said::Result { call_id, text } if role == "user" => {
                 results = true;
                 if !texts.is_empty() {
-                    dialogue.say("user", &std::mem::take(&mut texts).join("\n"));
+                    dialogue.say(role, &std::mem::take(&mut texts).join("\n"));
                 }
                 dialogue.result(&call_id, &text);
+            }
+            Said::Result { .. } => {
+                let problem = "only stands in turns of the user's";
+                return Err(ApiError::field(format!("{field}[{number}].type"), problem));
             }
             Said::Thought(_) | Said::Call(_) => {
                 let problem = "only stands in turns of the assistant's";
@@ -167,7 +181,7 @@ fn asked_by_user(
         }
     }
     if !texts.is_empty() || !results {
-        dialogue.say("user", &texts.join("\n"));
+        dialogue.say(role, &texts.join("\n"));
     }
     Ok(())
 }

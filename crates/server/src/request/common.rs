@@ -11,7 +11,7 @@ use super::output::{self, ConstraintFields, Output, OutputFields};
 use super::unserved::{Neutral, UnservedFields, refuse_unless};
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::generate::run::Usage;
+use crate::generate::run::{Run, Usage};
 use crate::state::Served;
 
 fields! {
@@ -109,6 +109,11 @@ impl UsageReports {
     /// The value of a chunk's `usage`, which holds `usage` if anything; left out when nobody asked.
     pub(crate) fn shown(self, usage: Option<Usage>) -> Option<Option<Usage>> {
         (self != Self::Never).then_some(usage)
+    }
+
+    /// What a chunk of choice number `index` says that the choice has taken so far.
+    pub(crate) fn so_far(self, run: &Run, index: usize) -> Option<Usage> {
+        (self == Self::Always).then(|| run.usage_of(index))
     }
 }
 

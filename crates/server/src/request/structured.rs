@@ -77,6 +77,20 @@ object!(StructuredOutputs { fields: StructuredOutputsFields });
 pub(crate) struct Wanted {
     pub(crate) field: &'static str,
     pub(crate) grammar: Grammar,
+    /// Whether it is the format of what is said, which an answer of calls alone has nothing of.
+    pub(crate) is_format: bool,
+}
+
+impl Wanted {
+    /// The format of what is said.
+    pub(crate) fn format(field: &'static str, grammar: Grammar) -> Self {
+        Self { field, grammar, is_format: true }
+    }
+
+    /// The grammar of all that is written.
+    pub(crate) fn whole(field: &'static str, grammar: Grammar) -> Self {
+        Self { field, grammar, is_format: false }
+    }
 }
 
 /// The grammar that a request asks for, if any.
@@ -131,7 +145,7 @@ fn of_format(format: ResponseFormat) -> Result<Option<Wanted>, ApiError> {
         "json_object" => {
             let schema = schema.map_or_else(|| json!({"type": "object"}), |schema| schema.0);
             let grammar = Grammar::schema(schema);
-            Ok(Some(Wanted { field: "response_format", grammar }))
+            Ok(Some(Wanted::format("response_format", grammar)))
         }
         "json_schema" => {
             let Some(JsonSchema { fields }) = json_schema else {
@@ -139,7 +153,7 @@ fn of_format(format: ResponseFormat) -> Result<Option<Wanted>, ApiError> {
             };
             let JsonSchemaFields { name: _, description: _, schema, strict: _ } = fields;
             let schema = schema.ok_or_else(|| ApiError::field(SCHEMA, "is missing"))?;
-            Ok(Some(Wanted { field: SCHEMA, grammar: Grammar::schema(schema.0) }))
+            Ok(Some(Wanted::format(SCHEMA, Grammar::schema(schema.0))))
         }
         other => {
             let problem =
@@ -193,7 +207,7 @@ fn of_outputs(outputs: StructuredOutputs) -> Result<Wanted, ApiError> {
     ];
     let mut kinds = kinds.into_iter().flatten().collect::<Result<Vec<_>, ApiError>>()?;
     match (kinds.pop(), kinds.is_empty()) {
-        (Some((field, grammar)), true) => Ok(Wanted { field, grammar }),
+        (Some((field, grammar)), true) => Ok(Wanted::whole(field, grammar)),
         (found, _) => {
             let count = kinds.len() + usize::from(found.is_some());
             let problem = format!(

@@ -54,7 +54,7 @@ macro_rules! unserved {
 pub(crate) use unserved;
 
 pub(crate) const NOT_STORED: &str = "accepted at any value; nothing is stored";
-const BOOKKEEPING: &str = "accepted at any value";
+pub(crate) const BOOKKEEPING: &str = "accepted at any value";
 
 unserved! {
     /// Known in both endpoints.

@@ -1,5 +1,5 @@
 //! `POST /v1/responses`: OpenAI's newer shape of a chat. Nothing is stored: a conversation is sent whole each time, and the
-//! items of earlier answers may be sent back as they came.
+//! items of earlier answers may be sent back as they came. And the counting of what a conversation's prompt takes.
 
 mod respond;
 mod stream;
@@ -10,16 +10,22 @@ mod validate;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde_json::json;
 
 use crate::admin::json;
+use crate::auth::caller;
 use crate::conversation::start::{Begun, Conversation, Names, start};
+use crate::conversation::tokens_of;
 use crate::error::ApiError;
 use crate::generate::answer::gather;
+use crate::generate::encode::on_text_thread;
 use crate::generate::narrate::Narration;
 use crate::generate::origin::Origin;
 use crate::generate::run::FieldNames;
 use crate::generate::told::Told;
-use crate::request::common::Delivery;
+use crate::request::body::read_json;
+use crate::request::common::{Common, Delivery};
+use crate::request::output::truncate;
 use crate::sse;
 use crate::state::App;
 use respond::Story;
@@ -59,4 +65,22 @@ pub(crate) async fn respond(
             Ok(sse::respond(stream, app.served.limits.keep_alive))
         }
     }
+}
+
+/// The handler that only counts.
+pub(crate) async fn count(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body: ResponsesBody =
+        read_json(&parts.headers, body, &app.served.limits, &app.bodies).await?;
+    let valid = validate(body, &app.served, caller(&parts))?;
+    let ValidResponses { spoken, common: Common { add_special_tokens, truncation, .. }, .. } =
+        valid;
+    let tokens = on_text_thread(&app, move |served| {
+        let mut prompt = tokens_of(served, spoken, add_special_tokens, "input")?;
+        truncate(&mut prompt, truncation);
+        Ok(prompt.len())
+    })
+    .await?;
+    let counted = json!({ "object": "response.input_tokens", "input_tokens": tokens });
+    Ok(json(counted.to_string()))
 }

@@ -89,7 +89,7 @@ fn format(text: Option<TextOptions>) -> Result<(Value, Option<Wanted>), ApiError
         "text" => Ok(plain()),
         "json_object" => {
             let grammar = Grammar::json_object();
-            let wanted = Wanted { field: "text.format", grammar };
+            let wanted = Wanted::format("text.format", grammar);
             Ok((json!({ "type": kind }), Some(wanted)))
         }
         "json_schema" => {
@@ -102,7 +102,7 @@ fn format(text: Option<TextOptions>) -> Result<(Value, Option<Wanted>), ApiError
                 "schema": schema,
                 "strict": strict,
             });
-            Ok((shown, Some(Wanted { field: FIELD, grammar: Grammar::schema(schema) })))
+            Ok((shown, Some(Wanted::format(FIELD, Grammar::schema(schema)))))
         }
         other => {
             let problem =

@@ -5,7 +5,7 @@ use crate::request::fields::{Given, Int, List, Strings, TextOr, fields, object};
 use crate::request::json::Json;
 use crate::request::others::Others;
 use crate::request::output::{ConstraintFields, OutputFields};
-use crate::request::unserved::{UnservedFields, unserved};
+use crate::request::unserved::{BOOKKEEPING, UnservedFields, unserved};
 
 /// The whole body.
 #[derive(Debug)]
@@ -67,6 +67,7 @@ unserved! {
         max_tool_calls: Null, "it bounds calls that a server makes by itself, and none are made here";
         prompt_cache_retention: Any, "the prefix cache decides by itself";
         context_management: Empty, STATELESS;
+        client_metadata: Any, BOOKKEEPING;
     }
 }
 
@@ -106,7 +107,7 @@ fields! {
 unserved! {
     /// How thoughts are to be told.
     pub(crate) struct UnservedReasoningFields {
-        summary: Null, "thoughts are told as they are";
+        summary: Word, "thoughts are told as they are";
         generate_summary: Null, "thoughts are told as they are";
     }
 }

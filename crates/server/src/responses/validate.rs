@@ -46,6 +46,8 @@ const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
 
 /// What `include` may ask for.
 const LOGPROBS: &str = "message.output_text.logprobs";
+/// What it may ask for, too: to be able to send thoughts back, which are told in the clear anyway.
+const THOUGHTS: &str = "reasoning.encrypted_content";
 
 /// Checks a body.
 ///
@@ -157,14 +159,15 @@ pub(crate) fn unknown_here(output: &OutputFields) -> Result<(), ApiError> {
 
 fn alternatives(include: Option<Strings>, top: Option<Int>) -> Result<Option<i64>, ApiError> {
     let include = include.unwrap_or_default().0;
-    if let Some(other) = include.iter().find(|what| *what != LOGPROBS) {
-        let problem = format!("must be [\"{LOGPROBS}\"] or empty, not {}", quote(other));
+    if let Some(other) = include.iter().find(|what| ![LOGPROBS, THOUGHTS].contains(&what.as_str()))
+    {
+        let problem = format!("may have \"{LOGPROBS}\" and \"{THOUGHTS}\", not {}", quote(other));
         return Err(ApiError::field("include", problem));
     }
-    match (include.is_empty(), top) {
-        (false, top) => Ok(Some(top.map_or(0, |top| top.0))),
-        (true, None | Some(Int(0))) => Ok(None),
-        (true, Some(_)) => {
+    match (include.iter().any(|what| what == LOGPROBS), top) {
+        (true, top) => Ok(Some(top.map_or(0, |top| top.0))),
+        (false, None | Some(Int(0))) => Ok(None),
+        (false, Some(_)) => {
             let problem = format!("is only told when `include` has \"{LOGPROBS}\"");
             Err(ApiError::field("top_logprobs", problem))
         }

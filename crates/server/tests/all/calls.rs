@@ -23,6 +23,20 @@ fn tools(path: &str) -> Value {
     }
 }
 
+/// The wish for a text that is no call.
+fn format(path: &str) -> Value {
+    let schema = json!({"enum": [7]});
+    match path {
+        CHAT => {
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}})
+        }
+        RESPONSES => {
+            json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}})
+        }
+        _ => json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}}),
+    }
+}
+
 /// A request whose answer is `script`.
 fn ask(path: &str, script: &str, more: &Value) -> Value {
     let said = json!([{"role": "user", "content": format!("[{script}]")}]);
@@ -228,11 +242,14 @@ async fn a_call_that_is_demanded_is_made() {
             if path != MESSAGES {
                 body = with(&body, &json!({"parallel_tool_calls": false}));
             }
-            let (told, _) = said(&server, path, &body).await;
-            assert!(
-                matches!(&told[..], [call] if call["call"] == "f" && call["with"]["a"].is_u64()),
-                "{path}: {told:?}"
-            );
+            // A format is that of texts, and here there is none.
+            for body in [with(&body, &format(path)), body] {
+                let (told, _) = said(&server, path, &body).await;
+                assert!(
+                    matches!(&told[..], [call] if call["call"] == "f" && call["with"]["a"].is_u64()),
+                    "{path}: {told:?}"
+                );
+            }
         }
         let silent = if path == MESSAGES { json!({"type": "none"}) } else { json!("none") };
         let body = ask(path, "no", &json!({"tools": tools(path), "tool_choice": silent}));
@@ -260,6 +277,9 @@ async fn calls_and_their_results_can_be_sent_back() {
         let again = [&input[..], &[result]].concat();
         let body = json!({"input": again, "tools": tools(RESPONSES), "temperature": 0});
         assert_eq!(said(&server, RESPONSES, &body).await.0, [json!({"text": "done"})]);
+        let count = good(&server, "/v1/responses/input_tokens", &body).await.json();
+        let usage = good(&server, RESPONSES, &body).await.json()["usage"].clone();
+        assert_eq!(count["input_tokens"], usage["input_tokens"]);
     }
 
     let first = good(&server, MESSAGES, &asked(MESSAGES)).await.json();
@@ -425,7 +445,19 @@ async fn what_messages_do_not_serve_is_named() {
             json!({"thinking": {"type": "adaptive", "budget_tokens": 9}}),
             "thinking.budget_tokens only",
         ),
-        (json!({"output_config": {"effort": "low"}}), "output_config.effort is not"),
+        (json!({"output_config": {"effort": "low"}}), "output_config.effort must be `high`"),
+        (
+            json!({"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": 1}]}}),
+            "context_management.edits may have",
+        ),
+        (json!({"context_management": {"edits": 1}}), "context_management.edits may have"),
+        (json!({"context_management": 1}), "context_management must be"),
+        (
+            json!({"messages": [
+                {"role": "user", "content": "Hi"}, {"role": "system", "content": [&result]},
+            ]}),
+            "messages[1].content[0].type only",
+        ),
         (
             json!({"output_config": {"format": {"type": "json_schema"}}}),
             "output_config.format.schema is missing",

@@ -40,6 +40,16 @@ async fn a_response_says_what_the_model_said() {
         (json!({}), "hello", "completed"),
         (json!({"max_output_tokens": 3}), "hel", "incomplete"),
         (json!({"instructions": "Be brief", "temperature": 0.5}), "hello", "completed"),
+        (json!({"truncate_prompt_tokens": 30}), "hello", "completed"),
+        // As Codex sends it.
+        (
+            json!({
+                "include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}, "store": false,
+                "prompt_cache_key": "1", "client_metadata": {"turn_id": "1"},
+            }),
+            "hello",
+            "completed",
+        ),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "[hello]"}]}]}),
             "hello",
@@ -57,6 +67,9 @@ async fn a_response_says_what_the_model_said() {
         let counted =
             ["input_tokens", "output_tokens"].map(|name| usage[name].as_u64().expect("a count"));
         assert_eq!(usage["total_tokens"], counted[0] + counted[1]);
+        let path = "/v1/responses/input_tokens";
+        let count = post(server.address, path, &with(&body, &more)).await.json();
+        assert_eq!(count, json!({"object": "response.input_tokens", "input_tokens": counted[0]}));
 
         let streamed = with(&with(&body, &more), &json!({"stream": true}));
         let events = named(&post(server.address, RESPONSES, &streamed).await);
@@ -108,6 +121,15 @@ async fn an_answer_can_be_sent_back_as_it_came() {
     server.stop().await;
 }
 
+/// A later turn of the system, and what asks for nothing.
+fn as_claude_code_sends_it() -> Value {
+    json!({
+        "messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "[hello]"}],
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "high"}, "thinking": {"type": "adaptive"},
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_says_what_the_model_said() {
     let server = Server::start().await;
@@ -126,6 +148,7 @@ async fn a_message_says_what_the_model_said() {
             Value::Null,
         ),
         (json!({"messages": prefilled}), "hello", "end_turn", Value::Null),
+        (as_claude_code_sends_it(), "hello", "end_turn", Value::Null),
     ] {
         let answer = post(server.address, MESSAGES, &with(&body, &more)).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -164,7 +187,7 @@ async fn a_message_says_what_the_model_said() {
         assert_eq!(read(&end["usage"]), read(&whole["usage"]));
         let mut counted = with(&body, &more);
         let fields = counted.as_object_mut().unwrap();
-        fields.retain(|name, _| ["model", "messages", "system"].contains(&name.as_str()));
+        fields.retain(|name, _| !["max_tokens", "stop_sequences"].contains(&name.as_str()));
         let count = post(server.address, "/v1/messages/count_tokens", &counted).await.json();
         assert_eq!(count["input_tokens"], read(&whole["usage"]));
     }
@@ -191,7 +214,8 @@ async fn what_these_endpoints_do_not_serve_is_named() {
         (json!({"n": 2}), "n"),
         (json!({"max_output_tokens": 0}), "max_output_tokens"),
         (json!({"max_output_tokens": 100_000}), "max_output_tokens"),
-        (json!({"include": ["reasoning.encrypted_content"]}), "include"),
+        (json!({"include": ["file_search_call.results"]}), "include"),
+        (json!({"reasoning": {"summary": "detailed"}}), "reasoning.summary"),
         (json!({"top_logprobs": 1}), "top_logprobs"),
         (json!({"return_token_ids": true}), "return_token_ids"),
         (json!({"zebra": 1}), "zebra"),

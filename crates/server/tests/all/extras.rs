@@ -233,6 +233,45 @@ async fn usage_can_come_with_every_chunk() {
     server.stop().await;
 }
 
+/// A chunk counts the choice it belongs to, with that choice's prompt; the last one counts everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_with_every_chunk_is_that_of_its_choice() {
+    let server = Server::start().await;
+    let more = json!({
+        "stream": true, "n": 2, "max_tokens": 6, "ignore_eos": true, "return_token_ids": true,
+        "stream_options": {"include_usage": true, "continuous_usage_stats": true},
+    });
+    let prompts = json!(["one", "a longer one"]);
+    let mut several = complete("", &more);
+    several["prompt"] = prompts.clone();
+    let mut lengths = Vec::new();
+    for prompt in prompts.as_array().unwrap() {
+        let shown = post(server.address, "/tokenize", &json!({ "prompt": prompt })).await.json();
+        lengths.extend([shown["count"].as_u64().unwrap(); 2]);
+    }
+    for (path, body, prompts) in
+        [(CHAT, chat("hello", &more), None), (COMPLETE, several, Some(lengths))]
+    {
+        let mut events = post(server.address, path, &body).await.events(true);
+        let total = events.pop().unwrap()["usage"].clone();
+        let prompts = prompts.unwrap_or_else(|| vec![total["prompt_tokens"].as_u64().unwrap(); 2]);
+        let mut written = vec![0; prompts.len()];
+        for event in &events {
+            let choice = &event["choices"][0];
+            let index = usize::try_from(choice["index"].as_u64().unwrap()).unwrap();
+            written[index] += choice["token_ids"].as_array().unwrap().len();
+            let usage = &event["usage"];
+            assert_eq!(usage["completion_tokens"], written[index], "{event}");
+            assert_eq!(usage["prompt_tokens"], prompts[index], "{event}");
+            let sum = prompts[index] + u64::try_from(written[index]).unwrap();
+            assert_eq!(usage["total_tokens"], sum, "{event}");
+        }
+        assert_eq!(written, vec![6; prompts.len()]);
+        assert_eq!(total["completion_tokens"], 6 * prompts.len());
+    }
+    server.stop().await;
+}
+
 /// The makers' limit holds where the caller sets none, and never asks for more than there is room for.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_as_long_as_the_models_makers_say() {

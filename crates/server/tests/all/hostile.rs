@@ -36,12 +36,13 @@ const TELLING: [&str; 11] = [
 ];
 
 /// Entry points, their paths and a good request for each.
-fn entries() -> [(&'static str, &'static str, Value); 7] {
+fn entries() -> [(&'static str, &'static str, Value); 8] {
     let messages = json!([{"role": "user", "content": "[ok]"}]);
     [
         ("completions", "/v1/completions", json!({"prompt": "Once", "max_tokens": 8})),
         ("chat", "/v1/chat/completions", json!({"messages": messages})),
         ("responses", "/v1/responses", json!({"input": "[ok]"})),
+        ("input_tokens", "/v1/responses/input_tokens", json!({"input": "[ok]"})),
         ("messages", "/v1/messages", json!({"messages": messages, "max_tokens": 8})),
         ("count_tokens", "/v1/messages/count_tokens", json!({"messages": messages})),
         ("tokenize", "/tokenize", json!({"prompt": "Once"})),

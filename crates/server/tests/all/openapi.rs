@@ -32,6 +32,7 @@ fn valid(path: &str) -> Value {
         "/v1/chat/completions" => json!({ "messages": messages, "max_tokens": 2 }),
         "/v1/completions" => json!({ "prompt": "[ok]>", "max_tokens": 2 }),
         "/v1/responses" => json!({ "input": "[ok]", "max_output_tokens": 2 }),
+        "/v1/responses/input_tokens" => json!({ "input": "[ok]" }),
         "/v1/messages" => json!({ "messages": messages, "max_tokens": 2 }),
         "/v1/messages/count_tokens" => json!({ "messages": messages }),
         "/tokenize" => json!({ "prompt": "ok" }),

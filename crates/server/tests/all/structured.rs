@@ -273,6 +273,10 @@ async fn tools_that_are_none_are_refused() {
             json!({"tools": [tool("a", &json!({"type": "strange"}))], "tool_choice": "required"}),
             "tools",
         ),
+        (
+            json!({"tools": weather(), "tool_choice": "required", "structured_outputs": {"regex": "a"}}),
+            "tool_choice",
+        ),
     ] {
         let answer = post(server.address, CHAT, &chat("x", &more)).await;
         assert_eq!(
