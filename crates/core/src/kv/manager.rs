@@ -71,6 +71,7 @@ fn count<T>(items: &[T]) -> u32 {
 ///     tokens,
 ///     salt: Salt(0),
 ///     use_prefix_cache: true,
+///     beside: 0,
 ///     sequences: 2,
 ///     longest: 7,
 /// };
@@ -225,7 +226,7 @@ impl KvMemory for Manager {
         // A cached block that nobody holds is one of the free ones, and counts as taken like a new one.
         let held = known.iter().filter(|&&block| self.pool.refs(block) > 0).count();
         let need = self.blocks_for(len) - u32::try_from(held).unwrap_or(u32::MAX);
-        self.room_for(need)?;
+        self.room_for(need.saturating_add(claim.beside))?;
         let start = found.as_ref().and_then(|found| self.start(claim, found));
         // The block that is copied is held meanwhile, too: without room for that it is not worth it.
         let start = start.filter(|start| {
