@@ -29,6 +29,7 @@ use std::mem;
 use std::ops::Range;
 
 use crate::beam::Search;
+use crate::count;
 use crate::event::FinishReason;
 use crate::ids::{BlockId, GroupId, Salt, SeqId, Tick, Token};
 use crate::kv::{BlockTable, Claim, KvMemory, SwappedTable};
@@ -36,7 +37,7 @@ use crate::params::{Decoding, Params};
 use crate::plan::CacheOp;
 use crate::rank::Hypothesis;
 use crate::schedule::StopRule;
-use crate::sequence::{Sequence, count};
+use crate::sequence::Sequence;
 
 /// Where a group is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

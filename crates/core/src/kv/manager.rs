@@ -33,12 +33,9 @@ use super::{
     BadConfig, BlockTable, Change, Claim, Computed, Config, KvMemory, KvStats, MAX_BLOCK_SIZE,
     MAX_CAPACITY, Short, SwappedTable, check, most_paged_blocks,
 };
+use crate::count;
 use crate::ids::{BlockId, Token};
 use crate::plan::CacheOp;
-
-fn count<T>(items: &[T]) -> u32 {
-    u32::try_from(items.len()).unwrap_or(u32::MAX)
-}
 
 /// The paged memory of the paper: fixed-size blocks, tables, sharing and copy-on-write.
 ///

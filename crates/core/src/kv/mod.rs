@@ -40,6 +40,7 @@ pub use manager::Manager;
 pub use swap::SwappedTable;
 pub use table::BlockTable;
 
+use crate::count;
 use crate::ids::{Salt, Token};
 use crate::plan::CacheOp;
 
@@ -236,7 +237,7 @@ pub trait KvMemory {
         tables: Vec<Computed>,
         _ops: &mut Vec<CacheOp>,
     ) -> Result<Vec<SwappedTable>, (Short, Vec<Computed>)> {
-        let need = u32::try_from(tables.len()).unwrap_or(u32::MAX);
+        let need = count(&tables);
         Err((Short { need, have: 0 }, tables))
     }
 
