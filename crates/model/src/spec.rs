@@ -214,7 +214,7 @@ impl ModelSpec {
             ));
         }
         if let Position::Rope(rope) = &self.position {
-            rope.check(*head_dim)?;
+            rope.check(*head_dim, self.context)?;
         }
         if self.windows.len() != self.layers {
             return Err(ModelError::config("layer_types", "must have one entry per layer"));
