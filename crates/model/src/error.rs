@@ -2,6 +2,8 @@
 //!
 //! Everything that is read here was made by somebody else, so every refusal is a value, never a panic.
 
+use folio_kernels::AllocError;
+
 use crate::memory::DoesNotFit;
 
 /// What is wrong with a model folder, or with serving it here.
@@ -65,5 +67,11 @@ impl ModelError {
 
     pub(crate) fn tensor(file: &str, tensor: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { file: file.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
+    }
+}
+
+impl From<AllocError> for ModelError {
+    fn from(error: AllocError) -> Self {
+        Self::Machine(error.to_string())
     }
 }

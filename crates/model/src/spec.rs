@@ -7,7 +7,7 @@
 
 pub use folio_kernels::Activation;
 
-use folio_kernels::AttendSpec;
+use folio_kernels::{AttendSpec, KvDtype, KvShape};
 
 use crate::error::ModelError;
 use crate::rope::Rope;
@@ -146,6 +146,12 @@ impl ModelSpec {
             softcap: self.attention_cap,
             alibi: None,
         }
+    }
+
+    /// A cache of so many blocks for keys and values of all layers.
+    pub(crate) fn kv_shape(&self, blocks: usize, block_size: usize, dtype: KvDtype) -> KvShape {
+        let Self { layers, kv_heads, head_dim, .. } = *self;
+        KvShape { layers, blocks, block_size, kv_heads, head_dim, dtype }
     }
 
     /// Width of all query heads together.
