@@ -144,7 +144,6 @@ impl ModelSpec {
             scale: self.attention_scale,
             window,
             softcap: self.attention_cap,
-            alibi: None,
         }
     }
 

@@ -243,7 +243,7 @@ proptest! {
         let (random, pair) = (&mut Random(seed), Pair::new(threads));
         let (heads, head_dim) = (kv_heads * group, 8 * octets);
         let dims = [0, head_dim / 2, head_dim][rotated];
-        let spec = AttendSpec { heads, scale: 0.3, window, softcap, alibi: None };
+        let spec = AttendSpec { heads, scale: 0.3, window, softcap };
         let shape = KvShape { layers: 2, kv_heads, head_dim, blocks: 160, block_size, dtype: kept };
         let mut caches = (pair.cpu.cache(shape).unwrap(), pair.naive.cache(shape).unwrap());
         let head_norm = NormSpec { kind: NormKind::Rms, epsilon: 1e-6 };
