@@ -4,6 +4,7 @@
 
 use folio_kernels::AllocError;
 
+use crate::file_names::CONFIG;
 use crate::memory::DoesNotFit;
 
 /// What is wrong with a model folder, or with serving it here.
@@ -54,7 +55,7 @@ impl ModelError {
     }
 
     pub(crate) fn config(field: &str, problem: impl Into<String>) -> Self {
-        Self::Field { file: "config.json", field: field.to_owned(), problem: problem.into() }
+        Self::Field { file: CONFIG, field: field.to_owned(), problem: problem.into() }
     }
 
     /// The same about a field of another file.
