@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use folio_core::schedule::PreemptionMode;
 use folio_model::block_size::Lengths;
+use folio_model::file_names::TOKENIZER;
 use folio_model::{Dtype, Isa, KvDtype, MemoryRequest, ModelSource, SwapRequest};
 use folio_sim::memory::Policy;
 
@@ -110,7 +111,7 @@ fn source(args: &ModelArgs) -> Result<(ModelSource, Option<String>)> {
     let Some(model) = &args.model else { return Ok((builtin, None)) };
     if args.load_format == LoadFormat::Dummy {
         let (name, config) = shapes::config(model)?;
-        let own = model.join("tokenizer.json").is_file();
+        let own = model.join(TOKENIZER).is_file();
         let others = if own { ModelSource::Folder(model.clone()) } else { builtin };
         return Ok((ModelSource::Dummy { name, config, others: Box::new(others) }, None));
     }

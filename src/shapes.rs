@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use folio_model::file_names::CONFIG;
 use folio_model::{Checkpoint, MOST_CONFIG_BYTES, ModelSource, ModelSpec, Outline};
 use folio_sim::cost::Shape;
 
@@ -41,7 +42,7 @@ pub(crate) fn config(model: &Path) -> Result<(String, Vec<u8>)> {
     if let Some((name, config)) = known(model) {
         return Ok((name.to_owned(), config.to_vec()));
     }
-    let file = if model.is_dir() { model.join("config.json") } else { model.to_path_buf() };
+    let file = if model.is_dir() { model.join(CONFIG) } else { model.to_path_buf() };
     if !file.is_file() {
         let names = KNOWN.map(|(name, _)| name).join(", ");
         bail!(

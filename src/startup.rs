@@ -11,6 +11,7 @@ use folio_core::params::GenerationDefaults;
 use folio_core::schedule::{Limits, Scheduler};
 use folio_engine::{EngineConfig, EngineThread, Handle, Observer};
 use folio_model::block_size::{self, Lengths, Trial};
+use folio_model::file_names;
 use folio_model::step_tokens;
 use folio_model::swap::SwapRates;
 use folio_model::{
@@ -215,13 +216,13 @@ fn texts(checkpoint: &Checkpoint) -> Result<(Tokenizer, Option<ChatTemplate>)> {
     if let Some(metadata) = checkpoint.metadata() {
         return crate::vocabulary::texts(metadata);
     }
-    let json = checkpoint.read_file("tokenizer.json")?.context(
+    let json = checkpoint.read_file(file_names::TOKENIZER)?.context(
         "tokenizer.json is missing; save the model's tokenizer with Hugging Face's `save_pretrained`, \
          which writes it",
     )?;
     let tokenizer = Tokenizer::from_json(&json, MOST_PROMPT_BYTES)?;
-    let separate = checkpoint.read_file("chat_template.jinja")?;
-    let config = checkpoint.read_file("tokenizer_config.json")?;
+    let separate = checkpoint.read_file(file_names::CHAT_TEMPLATE)?;
+    let config = checkpoint.read_file(file_names::TOKENIZER_CONFIG)?;
     let config = config.as_deref().unwrap_or(b"{}");
     let config = TokenizerConfig::from_json(config, separate.as_deref())?;
     Ok((tokenizer, template(&config)?))

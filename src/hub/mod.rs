@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use folio_model::MOST_CONFIG_BYTES;
 use indicatif::HumanBytes;
 
 use self::cache::Cache;
@@ -27,8 +28,6 @@ use self::select::Choice;
 use crate::log::say;
 use crate::typed::variable;
 
-/// Most bytes of an index of shards.
-const MOST_INDEX_BYTES: u64 = 16 << 20;
 const MAIN: &str = "main";
 
 #[derive(Args, Clone, Debug)]
@@ -208,7 +207,7 @@ fn download(hub: &Hub, cache: &Cache, reference: &Reference, info: &Info) -> Res
 fn read_index(cache: &Cache, commit: &Commit, index: &FilePath) -> Result<Vec<u8>> {
     let path = cache.snapshot(commit).join(index.as_str());
     let length = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
-    ensure!(length <= MOST_INDEX_BYTES, "{index} is larger than {MOST_INDEX_BYTES} bytes");
+    ensure!(length <= MOST_CONFIG_BYTES, "{index} is larger than {MOST_CONFIG_BYTES} bytes");
     fs::read(&path).with_context(|| path.display().to_string())
 }
 

@@ -3,23 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
+use folio_model::file_names::{CONFIG, SMALL, WEIGHTS, WEIGHTS_INDEX};
 use serde_json::Value;
 
 use super::name::FilePath;
-
-const CONFIG: &str = "config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-/// What is read beside the weights, where a model has it.
-const SMALL: [&str; 7] = [
-    CONFIG,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 
 /// The files to have.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,11 +25,11 @@ pub(crate) fn choose(files: &[FilePath], pick: Option<&FilePath>) -> Result<Choi
         return gguf(files, Some(pick)).map(Choice::Gguf);
     }
     let named = |name: &str| files.iter().find(|file| file.as_str() == name).cloned();
-    let weights = [SINGLE, INDEX].into_iter().find_map(named);
+    let weights = [WEIGHTS, WEIGHTS_INDEX].into_iter().find_map(named);
     let (Some(_), Some(weights)) = (named(CONFIG), weights) else {
         ensure!(
             files.iter().any(is_gguf),
-            "it has no {CONFIG} with {SINGLE} or {INDEX}, and no GGUF file{}",
+            "it has no {CONFIG} with {WEIGHTS} or {WEIGHTS_INDEX}, and no GGUF file{}",
             if files.iter().any(is_pickle) {
                 "; its weights are pickles, which can run any program when read, and are never fetched"
             } else {
@@ -52,7 +39,7 @@ pub(crate) fn choose(files: &[FilePath], pick: Option<&FilePath>) -> Result<Choi
         return gguf(files, None).map(Choice::Gguf);
     };
     let mut small: Vec<FilePath> = SMALL.into_iter().filter_map(named).collect();
-    if weights.as_str() == INDEX {
+    if weights.as_str() == WEIGHTS_INDEX {
         return Ok(Choice::Sharded { small, index: weights });
     }
     small.push(weights);
@@ -62,9 +49,9 @@ pub(crate) fn choose(files: &[FilePath], pick: Option<&FilePath>) -> Result<Choi
 /// The shards that an index lists, each of which must be among `files`.
 pub(crate) fn shards(index: &[u8], files: &[FilePath]) -> Result<Vec<FilePath>> {
     let index: Value =
-        serde_json::from_slice(index).with_context(|| format!("{INDEX} is damaged"))?;
+        serde_json::from_slice(index).with_context(|| format!("{WEIGHTS_INDEX} is damaged"))?;
     let Some(Value::Object(map)) = index.get("weight_map") else {
-        bail!("{INDEX}: `weight_map` is missing or not an object");
+        bail!("{WEIGHTS_INDEX}: `weight_map` is missing or not an object");
     };
     let mut shards = BTreeSet::new();
     for name in map.values() {
@@ -72,7 +59,7 @@ pub(crate) fn shards(index: &[u8], files: &[FilePath]) -> Result<Vec<FilePath>> 
         let known = files.iter().find(|file| file.as_str() == name);
         match known.filter(|file| file.depth() == 0 && name.ends_with(".safetensors")) {
             Some(file) => shards.insert(file.clone()),
-            None => bail!("{INDEX} lists the file {name:?}, which is not there"),
+            None => bail!("{WEIGHTS_INDEX} lists the file {name:?}, which is not there"),
         };
     }
     Ok(shards.into_iter().collect())
@@ -188,8 +175,8 @@ mod tests {
             "evil.py",
         ];
         assert_eq!(chosen(&names, None), "config.json tokenizer.json model.safetensors");
-        let sharded = ["config.json", INDEX, "model-00001-of-00001.safetensors"];
-        assert_eq!(chosen(&sharded, None), format!("1 files and {INDEX}"));
+        let sharded = ["config.json", WEIGHTS_INDEX, "model-00001-of-00001.safetensors"];
+        assert_eq!(chosen(&sharded, None), format!("1 files and {WEIGHTS_INDEX}"));
         let pickled = chosen(&["config.json", "pytorch_model.bin"], None);
         assert!(pickled.contains("pickles"), "{pickled}");
     }

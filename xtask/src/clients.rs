@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::run;
+use crate::{run, target};
 
 pub(crate) fn check(root: &Path) -> Result<()> {
     // The same selection of packages as in the tests, or cargo would build them again with other features.
@@ -17,11 +17,6 @@ pub(crate) fn check(root: &Path) -> Result<()> {
         .env("FOLIO_BINARY", target(root).join("debug/folio"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(root))
-}
-
-/// Where cargo builds.
-pub(crate) fn target(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }
 
 /// Makes the virtual environment, once per list of requirements, and returns its Python.

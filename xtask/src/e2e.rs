@@ -8,16 +8,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::clients::target;
-use crate::run;
+use crate::{release_binary, run, target};
 
 pub(crate) fn check(root: &Path) -> Result<()> {
-    run(Command::new(env!("CARGO")).args(["build", "--release", "--quiet"]).current_dir(root))?;
+    let binary = release_binary(root)?;
     let python = python(root)?;
     let mut tests = Command::new(python);
     tests
         .args(["-m", "pytest", "-q", "-s", "-rs", "-p", "no:cacheprovider", "tests/e2e"])
-        .env("FOLIO_BINARY", target(root).join("release/folio"))
+        .env("FOLIO_BINARY", binary)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(root);
     if let Some(modules) = node(root)? {

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             peers::run(&root(), std::env::args().skip(3))
         }
         Some("fuzz") => fuzz::run(&root(), std::env::args().nth(2).as_deref()),
-        Some("soak") => soak::run(&root(), std::env::args().nth(2).as_deref()),
+        Some("soak") => soak::check(&root(), std::env::args().nth(2).as_deref()),
         Some("evaluate") => {
             evaluate::run(&root(), std::env::args().nth(2).as_deref() == Some("measure"))
         }
@@ -115,6 +115,17 @@ fn full_disk() -> String {
         " (the disk has {} MiB left, where building everything takes {NEEDED_GIB} GiB: make room, or set CARGO_TARGET_DIR)",
         free >> 20
     )
+}
+
+/// Where cargo builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}
+
+/// Builds the binary as users have it, and says where it is.
+pub(crate) fn release_binary(root: &Path) -> Result<PathBuf> {
+    cargo("the binary", &["build", "--release", "--bin", "folio"])?;
+    Ok(target(root).join("release/folio"))
 }
 
 /// Runs a command to its end; its output goes to the terminal.

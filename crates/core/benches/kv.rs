@@ -41,6 +41,7 @@ impl Bench {
             tokens: &self.prompt[..PROMPT as usize],
             salt: Salt(0),
             use_prefix_cache: true,
+            beside: 0,
             sequences: 1,
             longest: 2 * PROMPT,
         };

@@ -41,6 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         tokens: prompt,
         salt: Salt::default(),
         use_prefix_cache: true,
+        beside: 0,
         sequences: 3,
         longest: 20,
     };

@@ -29,6 +29,7 @@ use std::mem;
 use std::ops::Range;
 
 use crate::beam::Search;
+use crate::count;
 use crate::event::FinishReason;
 use crate::ids::{BlockId, GroupId, Salt, SeqId, Tick, Token};
 use crate::kv::{BlockTable, Claim, KvMemory, SwappedTable};
@@ -36,7 +37,7 @@ use crate::params::{Decoding, Params};
 use crate::plan::CacheOp;
 use crate::rank::Hypothesis;
 use crate::schedule::StopRule;
-use crate::sequence::{Sequence, count};
+use crate::sequence::Sequence;
 
 /// Where a group is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +139,6 @@ pub(crate) struct Group {
     pub(crate) announced: bool,
     /// Prompt tokens whose scores have been reported; the first prompt token has none.
     pub(crate) scored: u32,
-    /// Free blocks below which asking for admission again is vain; see `schedule::admit`.
-    pub(crate) awaits: u32,
 }
 
 impl Group {
@@ -154,7 +153,6 @@ impl Group {
             swaps: 0,
             announced: false,
             scored: 0,
-            awaits: 0,
         }
     }
 
@@ -218,12 +216,16 @@ impl Group {
         &first[..shared]
     }
 
-    /// What the group asks of the memory to start. Scores of prompt tokens need their logits, which no cache has.
-    pub(crate) fn claim(&self) -> Claim<'_> {
+    /// What the group asks of the memory to start where `room` must stay free beside it. Scores of prompt tokens need their
+    /// logits, which no cache has.
+    pub(crate) fn claim<M: KvMemory>(&self, memory: &M, room: u32) -> Claim<'_> {
+        let tokens = self.shared_tokens();
+        let table = count(tokens).div_ceil(memory.block_size());
         Claim {
-            tokens: self.shared_tokens(),
+            tokens,
             salt: self.origin.salt,
             use_prefix_cache: !self.wants_scores(),
+            beside: self.present_need(memory).saturating_sub(table).saturating_add(room),
             sequences: self.width(),
             longest: self.origin.longest,
         }

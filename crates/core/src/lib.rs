@@ -21,3 +21,8 @@ mod rank;
 pub mod schedule;
 mod sequence;
 pub mod stats;
+
+/// How many there are. Contexts, blocks and slots are counted in `u32`, so no list of theirs is longer.
+fn count<T>(items: &[T]) -> u32 {
+    u32::try_from(items.len()).unwrap_or(u32::MAX)
+}

@@ -18,15 +18,11 @@
 //! | [`come_back`](Sequence::come_back) | admit | it is swapped in again |
 //! | [`branch`](Sequence::branch) | a beam step | a copy without a table |
 
+use crate::count;
 use crate::ids::{SeqId, Token};
 use crate::kv::{BlockTable, Computed, KvMemory, Short, SwappedTable};
 use crate::plan::CacheOp;
 use crate::rank::Trail;
-
-/// How many there are. No list of the scheduler is longer than the context, which is a `u32`.
-pub(crate) fn count<T>(items: &[T]) -> u32 {
-    u32::try_from(items.len()).unwrap_or(u32::MAX)
-}
 
 /// See the module's documentation.
 #[derive(Debug)]

@@ -117,8 +117,7 @@ impl Work {
         }
         let start = positions - chunk;
         let rows = (0..sequences).map(|i| row(i, start, i * chunk..(i + 1) * chunk)).collect();
-        let spec =
-            AttendSpec { heads: HEADS, scale: 0.125, window: None, softcap: None, alibi: None };
+        let spec = AttendSpec { heads: HEADS, scale: 0.125, window: None, softcap: None };
         let q = numbers(sequences * chunk * HEADS * HEAD_DIM);
         Self { cache, rows, blocks: table, q, spec }
     }

@@ -1,7 +1,7 @@
-//! Elementwise functions: activations, gates, soft-caps, scaling, adding.
+//! Elementwise functions: activations, soft-caps, scaling, adding.
 
 use crate::context::Context;
-use crate::lanes::{LANES, Lanes, load_tail, map_lanes, store_tail};
+use crate::lanes::{LANES, Lanes, map_lanes};
 use crate::math::{erf, exp, tanh};
 use crate::memory::Parts;
 
@@ -41,29 +41,6 @@ pub(crate) fn apply<L: Lanes>(l: L, activation: Activation, x: L::V) -> L::V {
 }
 
 #[inline(always)]
-pub(crate) fn all<L: Lanes>(l: L, activation: Activation, x: &mut [f32]) {
-    map_lanes!(l, x, |v| apply(l, activation, v));
-}
-
-#[inline(always)]
-pub(crate) fn gate<L: Lanes>(
-    l: L,
-    activation: Activation,
-    gate: &[f32],
-    up: &[f32],
-    out: &mut [f32],
-) {
-    let (gates, gate_tail) = gate.as_chunks::<LANES>();
-    let (ups, up_tail) = up.as_chunks::<LANES>();
-    let (outs, out_tail) = out.as_chunks_mut::<LANES>();
-    for ((gate, up), out) in gates.iter().zip(ups).zip(outs) {
-        l.store(l.mul(apply(l, activation, l.load(gate)), l.load(up)), out);
-    }
-    let (g, u) = (load_tail(l, gate_tail, 0.0), load_tail(l, up_tail, 0.0));
-    store_tail(l, l.mul(apply(l, activation, g), u), out_tail);
-}
-
-#[inline(always)]
 pub(crate) fn softcap_all<L: Lanes>(l: L, cap: f32, x: &mut [f32]) {
     let cap = l.splat(cap);
     map_lanes!(l, x, |v| l.mul(cap, tanh(l, l.div(v, cap))));
@@ -92,26 +69,6 @@ fn over_pieces(ctx: &Context, x: &mut [f32], job: impl Fn(usize, &mut [f32]) + S
         let at = first * LANES;
         // SAFETY: pieces of `over_rows` do not overlap.
         job(at, unsafe { parts.part(at, (count * LANES).min(len - at)) });
-    });
-}
-
-/// Applies an activation in place.
-pub fn activate(ctx: &Context, activation: Activation, x: &mut [f32]) {
-    let isa = ctx.isa();
-    over_pieces(ctx, x, |_, x| isa.activate_all(activation, x));
-}
-
-/// `out = activation(gate) * up`, elementwise.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn gated(ctx: &Context, activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let isa = ctx.isa();
-    assert_eq!(gate.len(), up.len(), "gate and up have the same length");
-    assert_eq!(gate.len(), out.len(), "gate and out have the same length");
-    over_pieces(ctx, out, |at, out| {
-        let range = at..at + out.len();
-        isa.gate_all(activation, &gate[range.clone()], &up[range], out);
     });
 }
 

@@ -182,7 +182,7 @@ macro_rules! kernels {
     };
 }
 
-use crate::activation::{self, Activation};
+use crate::activation;
 use crate::codes::CodeRow;
 use crate::format::CodePanel;
 use crate::pack::Place;
@@ -196,8 +196,6 @@ kernels! {
     fn pair_rows(job: &pair_rows::PairJob<'_>, task: usize) = pair_rows::task;
     fn pack_panel(job: &pack_floats::PanelJob<'_>, panel: &mut [u8]) = pack_floats::panel;
     fn attend_unit(job: &attend::Job<'_>, unit: &attend::Unit, scratch: &mut [f32]) = attend::unit;
-    fn activate_all(activation: Activation, x: &mut [f32]) = activation::all;
-    fn gate_all(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) = activation::gate;
     fn softcap_all(cap: f32, x: &mut [f32]) = activation::softcap_all;
     fn scale_all(factor: f32, x: &mut [f32]) = activation::scale_all;
     fn add_all(delta: &[f32], x: &mut [f32]) = activation::add_all;

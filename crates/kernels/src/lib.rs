@@ -44,7 +44,7 @@ mod terms;
 mod tile;
 mod view;
 
-pub use activation::{Activation, activate, add, gated, scale, softcap};
+pub use activation::{Activation, add, scale, softcap};
 pub use attend::{AttendSpec, attend, attend_workspace_bytes};
 pub use codes::{Bits, CodeFormat, CodeRow, CodeSource, SUPERBLOCK, Scaling};
 pub use context::Context;
@@ -58,7 +58,7 @@ pub use linear::{Epilogue, linear, linear_workspace_bytes};
 pub use logits::{all_finite, argmax, exp_in_place, log_sum_exp, max};
 pub use map::MappedFile;
 pub use memory::AllocError;
-pub use norm::{Norm, add_norm, head_norm, norm, norm_add};
+pub use norm::{Norm, head_norm, norm, norm_add};
 pub use pack::{MappedError, PackedBuilder, PackedMatrix};
 pub use rope::{Rope, RopeStyle, rope};
 pub use team::Team;

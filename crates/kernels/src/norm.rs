@@ -150,33 +150,6 @@ pub fn norm(ctx: &Context, norm: &Norm<'_>, x: &[f32], out: &mut [f32]) {
     });
 }
 
-/// `residual += delta; out = norm(residual)`, row by row.
-///
-/// # Panics
-/// When `delta` is not whole rows, or the shapes differ.
-pub fn add_norm(
-    ctx: &Context,
-    norm: &Norm<'_>,
-    delta: &[f32],
-    residual: &mut [f32],
-    out: &mut [f32],
-) {
-    let isa = ctx.isa();
-    let (rows, width) = (norm.rows(delta.len()), norm.width());
-    assert_eq!(delta.len(), residual.len(), "what is added has the residual's shape");
-    assert_eq!(delta.len(), out.len(), "a norm's output has the shape of its input");
-    let (residual, out) = (Parts::new(residual), Parts::new(out));
-    ctx.over_rows(rows, width, |first, count| {
-        for row in first..first + count {
-            let at = row * width;
-            // SAFETY: rows do not overlap, and each is given to one thread.
-            let (residual, out) = unsafe { (residual.part(at, width), out.part(at, width)) };
-            isa.add_all(&delta[at..at + width], residual);
-            isa.norm_row(norm, residual, out);
-        }
-    });
-}
-
 /// `residual += norm(x)`, row by row.
 ///
 /// # Panics

@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use crate::backend::CacheShape;
 use crate::sizes::wide;
 
 /// How far ahead of the highest block in use, in bytes of all layers.
@@ -30,8 +29,7 @@ pub(crate) struct Ahead {
 
 impl Ahead {
     /// For a cache whose blocks take `block_bytes` in all layers together.
-    pub(crate) fn new(shape: &CacheShape, block_bytes: u64) -> Self {
-        let CacheShape { layers, blocks, .. } = *shape;
+    pub(crate) fn new(layers: usize, blocks: usize, block_bytes: u64) -> Self {
         let bytes = block_bytes.max(1);
         let count = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
         Self {
@@ -75,15 +73,10 @@ impl Ahead {
 mod tests {
     use std::collections::BTreeSet;
 
-    use folio_kernels::KvDtype;
-
     use super::*;
 
     fn ahead(blocks: usize, block_bytes: u64) -> Ahead {
-        let (kv_heads, head_dim, block_size) = (3, 64, 32);
-        let dtype = KvDtype::F32;
-        let shape = CacheShape { layers: 3, kv_heads, head_dim, blocks, block_size, dtype };
-        Ahead::new(&shape, block_bytes)
+        Ahead::new(3, blocks, block_bytes)
     }
 
     /// All that is to be taken now; every layer of a block exactly once.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use folio_core::exec::{DrawFault, Drawn, Score};
 use folio_core::plan::StepPlan;
-use folio_kernels::{AttendSpec, BatchRow, Epilogue, KvDtype, RopeStyle};
+use folio_kernels::{AttendSpec, BatchRow, Epilogue, KvShape, RopeStyle};
 
 use crate::error::ModelError;
 use crate::spec::NormSpec;
@@ -65,23 +65,6 @@ pub struct NormWeights<V> {
 
 /// A norm of a backend.
 pub type Norm<B> = NormWeights<<B as Backend>::Vector>;
-
-/// Size of the paged cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheShape {
-    /// Layers.
-    pub layers: usize,
-    /// Key-value heads.
-    pub kv_heads: usize,
-    /// Channels of a head.
-    pub head_dim: usize,
-    /// Blocks.
-    pub blocks: usize,
-    /// Positions per block.
-    pub block_size: usize,
-    /// Kind of the stored keys and values.
-    pub dtype: KvDtype,
-}
 
 /// What all layers of one step share.
 #[derive(Default)]
@@ -187,7 +170,7 @@ pub trait Backend: Send + Sized {
     ///
     /// # Errors
     /// When memory is short.
-    fn cache(&self, shape: CacheShape) -> Result<Self::Cache, ModelError>;
+    fn cache(&self, shape: KvShape) -> Result<Self::Cache, ModelError>;
 
     /// `out[i] = table[ids[i]]`
     fn look_up(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Buffer);

@@ -7,11 +7,13 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use folio_kernels::{
-    AttendSpec, Batch, BatchRow, Context, Isa, KvCache, KvDtype, KvShape, View, attend,
+    AllocError, AttendSpec, Batch, BatchRow, Context, Isa, KvCache, KvDtype, KvShape, View, attend,
 };
 
+use crate::cpu::context;
 use crate::error::ModelError;
 use crate::spec::ModelSpec;
+use crate::step_tokens::numbers;
 
 /// The sizes that are tried, in positions.
 pub const CANDIDATES: [usize; 5] = [8, 16, 32, 64, 128];
@@ -138,13 +140,10 @@ impl Trial<'_> {
     /// When threads or a few MiB of memory cannot be had.
     pub fn run(&self) -> Result<Vec<Measured>, ModelError> {
         let began = Instant::now();
-        let machine = |problem: String| ModelError::Machine(problem);
-        let kernels = Context::new(self.threads, self.isa)
-            .map_err(|e| machine(format!("{} threads cannot be started: {e}", self.threads)))?;
+        let kernels = context(self.threads, self.isa)?;
         let mut decodes = Vec::with_capacity(CANDIDATES.len());
         for block_size in CANDIDATES {
-            let decode = Decode::new(self, &kernels, block_size);
-            decodes.push(decode.map_err(|e| machine(e.to_string()))?);
+            decodes.push(Decode::new(self, &kernels, block_size)?);
         }
         let mut best = [Duration::MAX; CANDIDATES.len()];
         // The first round warms up. Turns, so that a disturbance does not hit one candidate alone.
@@ -180,21 +179,10 @@ struct Decode {
 }
 
 impl Decode {
-    fn new(
-        trial: &Trial<'_>,
-        kernels: &Context,
-        block_size: usize,
-    ) -> Result<Self, folio_kernels::AllocError> {
+    fn new(trial: &Trial<'_>, kernels: &Context, block_size: usize) -> Result<Self, AllocError> {
         let spec = trial.spec;
         let width = spec.kv_width();
-        let shape = KvShape {
-            layers: 1,
-            blocks: 1,
-            block_size,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-            dtype: trial.kv_dtype,
-        };
+        let shape = KvShape { layers: 1, ..spec.kv_shape(1, block_size, trial.kv_dtype) };
         let most = shape.position_bytes().map_or(1, |bytes| (MOST_BYTES / bytes).max(1));
         let context = trial.context.clamp(1, most);
         let rows = (most / context).clamp(1, MOST_ROWS);
@@ -240,8 +228,4 @@ fn scattered(count: usize) -> Vec<u32> {
     let mut order: Vec<u32> = (0..).take(count).collect();
     order.sort_by_key(|&block| block.wrapping_mul(2_654_435_769));
     order
-}
-
-fn numbers(count: usize) -> Vec<f32> {
-    (0..16_u8).cycle().take(count).map(|i| f32::from(i) / 16.0 - 0.5).collect()
 }

@@ -11,11 +11,12 @@ use crate::arch::gguf::{Described, ROPE_FACTORS};
 use crate::converted::{ConvertedFile, METADATA_FILE};
 use crate::error::ModelError;
 use crate::fields::Fields;
+use crate::file_names::CONFIG;
 use crate::generation::{read_generation, read_gguf_generation};
 use crate::gguf::{self, Found, Metadata};
 use crate::names::Names;
 use crate::outline::stored_dtype;
-use crate::source::{CONFIG, MOST_CONFIG_BYTES, ModelSource};
+use crate::source::{MOST_CONFIG_BYTES, ModelSource};
 use crate::spec::ModelSpec;
 use crate::weights::{Inventory, ModelTensors, Quantization, Scheme, Stored, WeightFiles};
 

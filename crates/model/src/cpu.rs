@@ -9,7 +9,7 @@ use folio_kernels::{
     PackedMatrix, View, ViewMut,
 };
 
-use crate::backend::{Answer, Backend, CacheShape, Form, Linear, Norm, Rotation, Step, Task, Want};
+use crate::backend::{Answer, Backend, Form, Linear, Norm, Rotation, Step, Task, Want};
 use crate::error::ModelError;
 use crate::sample::{self, DrawInput, SampleWork};
 use crate::spec::NormKind;
@@ -34,11 +34,7 @@ impl Cpu {
     /// # Errors
     /// When the system gives no threads.
     pub fn new(threads: usize, isa: Isa) -> Result<Self, ModelError> {
-        let context = Context::new(threads, isa).map_err(|e| {
-            ModelError::Machine(format!(
-                "{threads} threads cannot be started: {e}; use fewer --threads"
-            ))
-        })?;
+        let context = context(threads, isa)?;
         let work = (0..threads).map(|_| Mutex::default()).collect();
         Ok(Self { context, work })
     }
@@ -101,8 +97,16 @@ impl CpuBuffer {
     }
 }
 
-fn short(error: &AllocError) -> ModelError {
-    ModelError::Machine(error.to_string())
+/// What kernels run on.
+///
+/// # Errors
+/// When the system gives no threads.
+pub(crate) fn context(threads: usize, isa: Isa) -> Result<Context, ModelError> {
+    Context::new(threads, isa).map_err(|e| {
+        ModelError::Machine(format!(
+            "{threads} threads cannot be started: {e}; use fewer --threads"
+        ))
+    })
 }
 
 fn kernel_norm(norm: &Norm<Cpu>) -> kernels::Norm<'_> {
@@ -144,7 +148,7 @@ impl Backend for Cpu {
             }
             segments => PackedMatrix::builder(segments, inputs),
         };
-        let mut builder = builder.map_err(|e| short(&e))?;
+        let mut builder = builder?;
         let mut first = 0;
         for (tensor, stored, rows) in &tensors.parts {
             match &tensor.elements {
@@ -174,15 +178,13 @@ impl Backend for Cpu {
         let mut values = Vec::new();
         values
             .try_reserve_exact(length)
-            .map_err(|_| short(&AllocError { bytes: Some(length * size_of::<f32>()) }))?;
+            .map_err(|_| AllocError { bytes: Some(length * size_of::<f32>()) })?;
         values.resize(length, 0.0);
         Ok(CpuBuffer { width, values })
     }
 
-    fn cache(&self, shape: CacheShape) -> Result<KvCache, ModelError> {
-        let CacheShape { layers, kv_heads, head_dim, blocks, block_size, dtype } = shape;
-        KvCache::new(KvShape { layers, blocks, block_size, kv_heads, head_dim, dtype })
-            .map_err(|e| short(&e))
+    fn cache(&self, shape: KvShape) -> Result<KvCache, ModelError> {
+        Ok(KvCache::new(shape)?)
     }
 
     fn look_up(&self, table: &PackedMatrix, ids: &[u32], out: &mut CpuBuffer) {

@@ -2,6 +2,9 @@
 //!
 //! Everything that is read here was made by somebody else, so every refusal is a value, never a panic.
 
+use folio_kernels::AllocError;
+
+use crate::file_names::CONFIG;
 use crate::memory::DoesNotFit;
 
 /// What is wrong with a model folder, or with serving it here.
@@ -52,7 +55,7 @@ impl ModelError {
     }
 
     pub(crate) fn config(field: &str, problem: impl Into<String>) -> Self {
-        Self::Field { file: "config.json", field: field.to_owned(), problem: problem.into() }
+        Self::Field { file: CONFIG, field: field.to_owned(), problem: problem.into() }
     }
 
     /// The same about a field of another file.
@@ -65,5 +68,11 @@ impl ModelError {
 
     pub(crate) fn tensor(file: &str, tensor: &str, problem: impl Into<String>) -> Self {
         Self::Tensor { file: file.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
+    }
+}
+
+impl From<AllocError> for ModelError {
+    fn from(error: AllocError) -> Self {
+        Self::Machine(error.to_string())
     }
 }

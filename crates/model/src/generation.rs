@@ -6,10 +6,9 @@ use serde_json::Value;
 
 use crate::error::ModelError;
 use crate::fields::Fields;
+use crate::file_names::{CONFIG, GENERATION_CONFIG};
 use crate::gguf::Metadata;
 use crate::source::{MOST_CONFIG_BYTES, ModelSource};
-
-const FILE: &str = "generation_config.json";
 
 /// End tokens and defaults; `config.json` is asked where the other file is absent or silent about the end.
 pub(crate) fn read_generation(
@@ -17,14 +16,14 @@ pub(crate) fn read_generation(
     config: &Fields,
     vocab: usize,
 ) -> Result<(Vec<Token>, GenerationDefaults), ModelError> {
-    let fields = match source.read_bounded(FILE, MOST_CONFIG_BYTES)? {
-        Some(bytes) => Fields::parse(FILE, &bytes)?,
-        None => Fields::none(FILE),
+    let fields = match source.read_bounded(GENERATION_CONFIG, MOST_CONFIG_BYTES)? {
+        Some(bytes) => Fields::parse(GENERATION_CONFIG, &bytes)?,
+        None => Fields::none(GENERATION_CONFIG),
     };
     let eos = match fields.value("eos_token_id") {
-        Some(value) => end_tokens(FILE, value, vocab)?,
+        Some(value) => end_tokens(GENERATION_CONFIG, value, vocab)?,
         None => match config.value("eos_token_id") {
-            Some(value) => end_tokens("config.json", value, vocab)?,
+            Some(value) => end_tokens(CONFIG, value, vocab)?,
             None => Vec::new(),
         },
     };

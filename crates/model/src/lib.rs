@@ -17,6 +17,7 @@ mod converted;
 mod cpu;
 mod error;
 pub mod fields;
+pub mod file_names;
 mod forward;
 mod generation;
 pub mod gguf;

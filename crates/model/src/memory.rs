@@ -5,9 +5,8 @@
 
 use std::fmt;
 
-use folio_kernels::{
-    AttendSpec, Dtype, KvDtype, KvShape, attend_workspace_bytes, linear_workspace_bytes,
-};
+use folio_core::kv::MAX_BLOCK_SIZE;
+use folio_kernels::{Dtype, KvDtype, KvShape, attend_workspace_bytes, linear_workspace_bytes};
 
 use crate::advice::advise;
 use crate::checkpoint::Checkpoint;
@@ -23,7 +22,6 @@ use crate::weights::{Inventory, Keep, Quantization};
 const DEFAULT_SHARE_PERCENT: u64 = 80;
 const MOST_THREADS: usize = 1024;
 const MOST_TOKENS: usize = 1 << 20;
-const MOST_BLOCK_SIZE: usize = 256;
 
 /// A swap space that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +212,7 @@ impl MemoryPlan {
         let kv_dtype = request.kv_dtype(stored);
         let kept = facts.kept(request)?;
         let block_size = request.block_size.unwrap_or(kv_dtype.default_block_size());
-        in_range("--block-size", block_size, MOST_BLOCK_SIZE)?;
+        in_range("--block-size", block_size, MAX_BLOCK_SIZE as usize)?;
         in_range("--max-num-seqs", request.max_num_seqs, MOST_TOKENS)?;
         in_range("--max-num-batched-tokens", request.max_num_batched_tokens, MOST_TOKENS)?;
         in_range("--threads", request.threads, MOST_THREADS)?;
@@ -228,14 +226,7 @@ impl MemoryPlan {
             );
             return Err(Misfit::Flag(DoesNotFit { problem, remedies: Vec::new() }));
         }
-        let kv = KvShape {
-            layers: spec.layers,
-            blocks: 1,
-            block_size,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-            dtype: kv_dtype,
-        };
+        let kv = spec.kv_shape(1, block_size, kv_dtype);
         let mut plan = Self {
             dtype,
             quantization: request.quantization,
@@ -277,13 +268,7 @@ impl MemoryPlan {
 
     fn workspace(&self, spec: &ModelSpec, kv: &KvShape) -> u64 {
         let inputs = spec.hidden.max(spec.query_width()).max(spec.intermediate);
-        let attend = AttendSpec {
-            heads: spec.heads,
-            scale: spec.attention_scale,
-            window: None,
-            softcap: spec.attention_cap,
-            alibi: None,
-        };
+        let attend = spec.attend(None);
         let tokens = self.max_num_batched_tokens;
         let rows = self.max_num_seqs.min(tokens);
         wide(linear_workspace_bytes(self.threads, tokens, inputs)).saturating_add(wide(

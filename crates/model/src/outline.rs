@@ -6,7 +6,7 @@ use crate::arch;
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
 use crate::fields::Fields;
-use crate::source::CONFIG;
+use crate::file_names::CONFIG;
 use crate::spec::ModelSpec;
 use crate::weights::Inventory;
 

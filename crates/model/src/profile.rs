@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use folio_core::plan::StepPlan;
-use folio_kernels::{AttendSpec, Epilogue};
+use folio_kernels::{AttendSpec, Epilogue, KvShape};
 
-use crate::backend::{Answer, Backend, CacheShape, Linear, Norm, Role, Rotation, Step, Task};
+use crate::backend::{Answer, Backend, Linear, Norm, Role, Rotation, Step, Task};
 use crate::error::ModelError;
 use crate::weights::{LinearTensors, MatrixLayout};
 
@@ -133,7 +133,7 @@ impl<B: Backend> Backend for Profiled<B> {
         self.inner.buffer(rows, width)
     }
 
-    fn cache(&self, shape: CacheShape) -> Result<B::Cache, ModelError> {
+    fn cache(&self, shape: KvShape) -> Result<B::Cache, ModelError> {
         self.inner.cache(shape)
     }
 

@@ -101,11 +101,15 @@ impl Rope {
         })
     }
 
-    /// Checks what depends on the head.
+    /// Checks what depends on the head and on the context.
     ///
     /// # Errors
-    /// When the turning channels are none or odd in number.
-    pub fn check(&self, head_dim: usize) -> Result<(), ModelError> {
+    /// When the turning channels are none or odd in number, or an angle would be no number.
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "as far positions are rounded where they are used"
+    )]
+    pub fn check(&self, head_dim: usize, context: usize) -> Result<(), ModelError> {
         if self.dims == 0 || !self.dims.is_multiple_of(2) || self.dims > head_dim {
             return Err(ModelError::config(
                 "partial_rotary_factor",
@@ -121,6 +125,12 @@ impl Rope {
             return Err(ModelError::config(
                 "rope_scaling",
                 format!("has {} factors for {} pairs of channels", factors.len(), self.dims / 2),
+            ));
+        }
+        if !self.frequencies().iter().all(|frequency| (frequency * context as f32).is_finite()) {
+            return Err(ModelError::config(
+                "rope_parameters",
+                "makes angles that are no finite numbers; its base or a factor of its scaling is too small",
             ));
         }
         Ok(())

@@ -8,7 +8,7 @@ use folio_core::plan::StepPlan;
 use folio_kernels::BatchRow;
 
 use crate::ahead::Ahead;
-use crate::backend::{Answer, Backend, CacheShape, Step, Task, Want};
+use crate::backend::{Answer, Backend, Step, Task, Want};
 use crate::check::Capacity;
 use crate::checkpoint::Checkpoint;
 use crate::error::ModelError;
@@ -59,16 +59,8 @@ impl<B: Backend> Runner<B> {
         let model = load_model(&backend, checkpoint, plan, progress)?;
         let spec = checkpoint.spec();
         let shape = ScratchShape::new(spec, plan.max_num_batched_tokens, plan.max_num_seqs);
-        let cache_shape = CacheShape {
-            layers: spec.layers,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-            blocks: plan.blocks,
-            block_size: plan.block_size,
-            dtype: plan.kv_dtype,
-        };
-        let ahead = Ahead::new(&cache_shape, plan.kv_bytes_per_block);
-        let cache = backend.cache(cache_shape)?;
+        let ahead = Ahead::new(spec.layers, plan.blocks, plan.kv_bytes_per_block);
+        let cache = backend.cache(spec.kv_shape(plan.blocks, plan.block_size, plan.kv_dtype))?;
         let scratch = Scratch::new(&backend, &shape)?;
         let capacity = Capacity {
             vocab: spec.vocab,

@@ -12,9 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use folio_kernels::MappedFile;
 
 use crate::error::ModelError;
+use crate::file_names::CONFIG;
 
-/// The file that says what a model is.
-pub(crate) const CONFIG: &str = "config.json";
 /// Most bytes of a configuration file.
 pub const MOST_CONFIG_BYTES: u64 = 16 << 20;
 /// Most bytes of any other file that is read whole, such as `tokenizer.json`.

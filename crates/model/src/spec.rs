@@ -7,7 +7,7 @@
 
 pub use folio_kernels::Activation;
 
-use folio_kernels::AttendSpec;
+use folio_kernels::{AttendSpec, KvDtype, KvShape};
 
 use crate::error::ModelError;
 use crate::rope::Rope;
@@ -144,8 +144,13 @@ impl ModelSpec {
             scale: self.attention_scale,
             window,
             softcap: self.attention_cap,
-            alibi: None,
         }
+    }
+
+    /// A cache of so many blocks for keys and values of all layers.
+    pub(crate) fn kv_shape(&self, blocks: usize, block_size: usize, dtype: KvDtype) -> KvShape {
+        let Self { layers, kv_heads, head_dim, .. } = *self;
+        KvShape { layers, blocks, block_size, kv_heads, head_dim, dtype }
     }
 
     /// Width of all query heads together.
@@ -214,7 +219,7 @@ impl ModelSpec {
             ));
         }
         if let Position::Rope(rope) = &self.position {
-            rope.check(*head_dim)?;
+            rope.check(*head_dim, self.context)?;
         }
         if self.windows.len() != self.layers {
             return Err(ModelError::config("layer_types", "must have one entry per layer"));

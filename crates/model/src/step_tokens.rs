@@ -11,6 +11,7 @@ use folio_kernels::{
     Segment, View, WeightFormat, attend, linear,
 };
 
+use crate::cpu::context;
 use crate::error::ModelError;
 use crate::spec::ModelSpec;
 
@@ -64,9 +65,7 @@ impl Trial<'_> {
     /// # Errors
     /// When threads or a few MiB of memory cannot be had.
     pub fn run(&self) -> Result<f64, ModelError> {
-        let machine = |problem: String| ModelError::Machine(problem);
-        let kernels = Context::new(self.threads, self.isa)
-            .map_err(|e| machine(format!("{} threads cannot be started: {e}", self.threads)))?;
+        let kernels = context(self.threads, self.isa)?;
         let ModelSpec { hidden, intermediate, .. } = *self.spec;
         let matrices = [
             (self.spec.qkv_width(), hidden),
@@ -74,9 +73,9 @@ impl Trial<'_> {
             (self.spec.up_width(), hidden),
             (hidden, intermediate),
         ];
-        let mut layer = self.attention(&kernels).map_err(|e| machine(e.to_string()))?;
+        let mut layer = self.attention(&kernels)?;
         for (outputs, inputs) in matrices {
-            layer += self.linear(&kernels, outputs, inputs).map_err(|e| machine(e.to_string()))?;
+            layer += self.linear(&kernels, outputs, inputs)?;
         }
         Ok(number(ROWS) / (layer * number(self.spec.layers)))
     }
@@ -96,14 +95,7 @@ impl Trial<'_> {
     fn attention(&self, kernels: &Context) -> Result<f64, AllocError> {
         let spec = self.spec;
         let context = CONTEXT.min(spec.context).max(ROWS);
-        let shape = KvShape {
-            layers: 1,
-            blocks: 1,
-            block_size: context,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-            dtype: KvDtype::F32,
-        };
+        let shape = KvShape { layers: 1, ..spec.kv_shape(1, context, KvDtype::F32) };
         let mut cache = KvCache::new(shape)?;
         let row = |start, tokens| BatchRow { start, tokens, blocks: 0..1 };
         let entry = numbers(context * spec.kv_width());
@@ -143,6 +135,7 @@ fn number(count: usize) -> f64 {
     count as f64
 }
 
-fn numbers(count: usize) -> Vec<f32> {
+/// Numbers to compute with, hardly any of them zero.
+pub(crate) fn numbers(count: usize) -> Vec<f32> {
     (0..16_u8).cycle().take(count).map(|i| f32::from(i) / 16.0 - 0.5).collect()
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use folio_model::file_names::TOKENIZER;
 use folio_text::Tokenizer;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
@@ -75,7 +76,7 @@ async fn measure(args: &ServeBenchArgs) -> Result<()> {
 
 /// The tokenizer of a file, or of a folder with such a file.
 fn tokenizer(path: &Path) -> Result<Tokenizer> {
-    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+    let file = if path.is_dir() { path.join(TOKENIZER) } else { path.to_path_buf() };
     let read = read_text(&file, MOST_TOKENIZER_BYTES);
     let tokenizer =
         read.and_then(|json| Ok(Tokenizer::from_json(json.as_bytes(), MOST_PROMPT_BYTES)?));

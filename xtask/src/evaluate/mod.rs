@@ -112,13 +112,10 @@ fn command(arguments: &[&str]) -> String {
 
 /// Simulates everything and writes the document; or `measure`s what it says of this machine.
 pub(crate) fn run(root: &Path, measure: bool) -> Result<()> {
-    crate::cargo("the binary", &["build", "--release", "--bin", "folio"])?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    let folio = Folio { binary: target.join("release/folio") };
+    let folio = Folio { binary: crate::release_binary(root)? };
     let docs = root.join("docs");
     if measure {
-        return measured::measure(&folio, &docs, &target);
+        return measured::measure(&folio, &docs, &crate::target(root));
     }
     let charts = docs.join("figures");
     fs::create_dir_all(&charts)?;

@@ -140,10 +140,8 @@ fn numbers(flag: &str, value: &str) -> Result<Vec<u32>> {
 
 /// Runs everything and prints the tables.
 pub(crate) fn run(root: &Path, words: impl Iterator<Item = String>) -> Result<()> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let options = Options::parse(words, &target)?;
-    let places = Places::new(root, &target, &options);
+    let options = Options::parse(words, &crate::target(root))?;
+    let places = Places::new(root, &options);
     if options.setup {
         places.set_up(&options)?;
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::{Engine, Options};
-use crate::run;
+use crate::{release_binary, run};
 
 /// What the peers' environment needs.
 const PACKAGES: [&str; 10] = [
@@ -28,7 +28,6 @@ const LLAMA_TOOLS: [&str; 3] = ["llama-batched-bench", "llama-server", "llama-qu
 /// Paths of everything.
 pub(crate) struct Places {
     root: PathBuf,
-    target: PathBuf,
     /// The peers' folder.
     folder: PathBuf,
     /// The model as Hugging Face has it.
@@ -37,10 +36,9 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    pub(crate) fn new(root: &Path, target: &Path, options: &Options) -> Self {
+    pub(crate) fn new(root: &Path, options: &Options) -> Self {
         Self {
             root: root.to_owned(),
-            target: target.to_owned(),
             folder: options.folder.clone(),
             model: options.models.join(&options.model),
             name: options.model.clone(),
@@ -92,9 +90,7 @@ impl Places {
         if let Some(folio) = &options.folio {
             return Ok(folio.clone());
         }
-        let build = ["build", "--release", "--package", "folio"];
-        run(Command::new(env!("CARGO")).args(build).current_dir(&self.root))?;
-        Ok(self.target.join("release/folio"))
+        release_binary(&self.root)
     }
 
     /// Installs, builds and converts what is wanted and not there.

@@ -111,7 +111,7 @@ mod tests {
 
     fn claim(tokens: &[Token], salt: u64) -> Claim<'_> {
         let longest = u32::try_from(tokens.len()).unwrap();
-        Claim { tokens, salt: Salt(salt), use_prefix_cache: true, sequences: 1, longest }
+        Claim { tokens, salt: Salt(salt), use_prefix_cache: true, beside: 0, sequences: 1, longest }
     }
 
     fn memory(capacity: u32) -> Manager {

@@ -188,6 +188,7 @@ mod tests {
             tokens: &tokens,
             salt: Salt(0),
             use_prefix_cache: true,
+            beside: 0,
             sequences: 2,
             longest: 10,
         };
@@ -279,6 +280,7 @@ mod tests {
                 tokens: &tokens,
                 salt: Salt(0),
                 use_prefix_cache: true,
+                beside: 0,
                 sequences: 1,
                 longest: 13,
             };

@@ -33,12 +33,9 @@ use super::{
     BadConfig, BlockTable, Change, Claim, Computed, Config, KvMemory, KvStats, MAX_BLOCK_SIZE,
     MAX_CAPACITY, Short, SwappedTable, check, most_paged_blocks,
 };
+use crate::count;
 use crate::ids::{BlockId, Token};
 use crate::plan::CacheOp;
-
-fn count<T>(items: &[T]) -> u32 {
-    u32::try_from(items.len()).unwrap_or(u32::MAX)
-}
 
 /// The paged memory of the paper: fixed-size blocks, tables, sharing and copy-on-write.
 ///
@@ -71,6 +68,7 @@ fn count<T>(items: &[T]) -> u32 {
 ///     tokens,
 ///     salt: Salt(0),
 ///     use_prefix_cache: true,
+///     beside: 0,
 ///     sequences: 2,
 ///     longest: 7,
 /// };
@@ -225,7 +223,7 @@ impl KvMemory for Manager {
         // A cached block that nobody holds is one of the free ones, and counts as taken like a new one.
         let held = known.iter().filter(|&&block| self.pool.refs(block) > 0).count();
         let need = self.blocks_for(len) - u32::try_from(held).unwrap_or(u32::MAX);
-        self.room_for(need)?;
+        self.room_for(need.saturating_add(claim.beside))?;
         let start = found.as_ref().and_then(|found| self.start(claim, found));
         // The block that is copied is held meanwhile, too: without room for that it is not worth it.
         let start = start.filter(|start| {

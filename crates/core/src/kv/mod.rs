@@ -40,6 +40,7 @@ pub use manager::Manager;
 pub use swap::SwappedTable;
 pub use table::BlockTable;
 
+use crate::count;
 use crate::ids::{Salt, Token};
 use crate::plan::CacheOp;
 
@@ -116,6 +117,8 @@ pub struct Claim<'a> {
     pub salt: Salt,
     /// Whether blocks of the prefix cache may be used (not when the prompt must be scored).
     pub use_prefix_cache: bool,
+    /// Blocks that must stay free beside the table, for what the group takes soon; a policy that reserves ignores it.
+    pub beside: u32,
     /// How many sequences will share these tokens. Paged memory ignores it.
     pub sequences: u32,
     /// The most tokens one sequence of the group will ever hold. Paged memory ignores it; a policy that reserves
@@ -181,7 +184,7 @@ pub trait KvMemory {
     /// Blocks that another table is about to compute are shared as well: see [`Self::await_prefix`].
     ///
     /// # Errors
-    /// [`Short`] when the blocks that are not cached cannot be had; `ops` has not changed.
+    /// [`Short`] when the blocks that are not cached cannot be had, with [`Claim::beside`] left over; `ops` has not changed.
     fn admit(&mut self, claim: &Claim<'_>, ops: &mut Vec<CacheOp>) -> Result<BlockTable, Short>;
 
     /// Whether the positions from [`BlockTable::cached`] on are being computed by another table, so that this one's sequence
@@ -234,7 +237,7 @@ pub trait KvMemory {
         tables: Vec<Computed>,
         _ops: &mut Vec<CacheOp>,
     ) -> Result<Vec<SwappedTable>, (Short, Vec<Computed>)> {
-        let need = u32::try_from(tables.len()).unwrap_or(u32::MAX);
+        let need = count(&tables);
         Err((Short { need, have: 0 }, tables))
     }
 

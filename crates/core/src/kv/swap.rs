@@ -16,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::hash::{BlockHash, Chain};
 use super::{BlockTable, Computed, KvMemory, Manager, Short};
+use crate::count;
 use crate::ids::{BlockId, SwapSlot};
 use crate::plan::CacheOp;
 
@@ -82,11 +83,11 @@ impl SwapSpace {
     }
 
     pub(super) fn total(&self) -> u32 {
-        u32::try_from(self.refs.len()).unwrap_or(u32::MAX)
+        count(&self.refs)
     }
 
     pub(super) fn free(&self) -> u32 {
-        u32::try_from(self.free.len()).unwrap_or(u32::MAX)
+        count(&self.free)
     }
 
     fn take(&mut self) -> SwapSlot {

@@ -68,25 +68,7 @@ impl<M: KvMemory> Scheduler<M> {
 
     /// A table for the shared tokens of the first waiting group, if what it needs beside them is free, and `room` beside that.
     fn table_for_head(&mut self, room: u32, ops: &mut Vec<CacheOp>) -> Option<BlockTable> {
-        let head = self.waiting.head_mut()?;
-        let before = self.memory.free_blocks();
-        if before < head.awaits.saturating_add(room) {
-            return None;
-        }
-        let own_copies = ops.len();
-        let table = self.memory.admit(&head.claim(), ops).ok()?;
-        let held = u32::try_from(table.blocks().len()).unwrap_or(u32::MAX);
-        let need = if self.memory.reserves() { held } else { head.present_need(&self.memory) };
-        let beside = need.saturating_sub(held);
-        let after = self.memory.free_blocks();
-        if beside.saturating_add(room) <= after {
-            head.awaits = 0;
-            return Some(table);
-        }
-        // Each vain try costs the prefix cache the blocks it took, so the next one waits until it cannot be in vain.
-        head.awaits = (before - after).saturating_add(beside);
-        ops.truncate(own_copies);
-        self.memory.free(table);
-        None
+        let claim = self.waiting.head()?.claim(&self.memory, room);
+        self.memory.admit(&claim, ops).ok()
     }
 }

@@ -5,11 +5,12 @@
 //! block is copied here: the first of several that write to a half-filled last block gets its copy when it grows.
 
 use crate::beam::{self, Choice, Live};
+use crate::count;
 use crate::group::{Group, Phase, Ranking};
 use crate::ids::Token;
 use crate::kv::KvMemory;
 use crate::rank::reported;
-use crate::sequence::{Sequence, count};
+use crate::sequence::Sequence;
 
 /// Takes the step if every beam has its candidates. Returns how many tokens the live beams got; 0 means that the search
 /// is over (no sequence is left) or waits.

@@ -7,6 +7,7 @@
 //! other. A row that the scheduler does not expect (its group was aborted meanwhile) is passed over.
 
 use super::{Scheduler, beams};
+use crate::count;
 use crate::event::{Event, EventKind, Failure};
 use crate::exec::{DrawFault, Drawn, StepOutput};
 use crate::group::{Group, Phase, Ranking};
@@ -14,7 +15,6 @@ use crate::ids::{SeqId, Tick, Token};
 use crate::kv::KvMemory;
 use crate::plan::{Row, StepPlan};
 use crate::rank::{Hypothesis, reported};
-use crate::sequence::count;
 use crate::stats::Totals;
 
 impl<M: KvMemory> Scheduler<M> {

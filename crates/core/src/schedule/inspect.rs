@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Scheduler;
+use crate::count;
 use crate::group::{Group, Phase};
 use crate::ids::BlockId;
 use crate::inspect::{Activity, GroupReport, KvReport, Saved};
 use crate::kv::{BlockTable, KvMemory};
-use crate::sequence::{Sequence, count};
+use crate::sequence::Sequence;
 
 /// Waiting groups that are listed one by one.
 const MOST_WAITING: usize = 100;

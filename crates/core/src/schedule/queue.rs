@@ -8,7 +8,6 @@
 //! cost no more than joining at the end.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::OccupiedEntry;
 
 use super::policy::{Rank, rank};
 use crate::group::{Group, Phase};
@@ -55,10 +54,6 @@ impl Queue {
     /// The group that is next.
     pub(super) fn head(&self) -> Option<&Group> {
         self.line.first_key_value().map(|(_, group)| group)
-    }
-
-    pub(super) fn head_mut(&mut self) -> Option<&mut Group> {
-        self.line.first_entry().map(OccupiedEntry::into_mut)
     }
 
     pub(super) fn push(&mut self, group: Group) {

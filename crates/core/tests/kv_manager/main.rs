@@ -102,9 +102,19 @@ impl World {
 
     fn act(&mut self, action: &Action) {
         match action {
-            Action::Admit { stream, lengths, last, salt, use_prefix_cache } => {
+            &Action::Admit { stream, ref lengths, last, salt, use_prefix_cache, beside } => {
                 for &length in lengths {
-                    self.admit(&self.prompt(*stream, length, *last), *salt, *use_prefix_cache);
+                    let tokens = self.prompt(stream, length, last);
+                    let (salt, sequences, longest) = (Salt(salt), 1, u32::MAX);
+                    let tokens = &tokens;
+                    self.admit(&Claim {
+                        tokens,
+                        salt,
+                        use_prefix_cache,
+                        beside,
+                        sequences,
+                        longest,
+                    });
                     self.check();
                 }
             }
@@ -164,17 +174,16 @@ impl World {
         prompt
     }
 
-    fn admit(&mut self, tokens: &[Token], salt: u64, use_prefix_cache: bool) {
+    fn admit(&mut self, claim: &Claim<'_>) {
+        let &Claim { tokens, salt: Salt(salt), .. } = claim;
         let matched = self.manager.match_prefix(tokens, Salt(salt)) as usize;
         assert_eq!(matched, self.naive.match_prefix(tokens, salt).1 * self.block_size);
         assert!(matched < tokens.len(), "nothing is left to compute");
 
         let before = format!("{:?} {:?}", self.manager, self.ops);
         let queued = self.ops.len();
-        let longest = u32::MAX;
-        let claim = Claim { tokens, salt: Salt(salt), use_prefix_cache, sequences: 1, longest };
-        let expected = self.naive.admit(tokens, salt, use_prefix_cache);
-        match (self.manager.admit(&claim, &mut self.ops), expected) {
+        let expected = self.naive.admit(claim);
+        match (self.manager.admit(claim, &mut self.ops), expected) {
             (Ok(table), Ok((naive, copy))) => {
                 assert_eq!(self.ops[queued..], Vec::from_iter(copy));
                 assert_eq!(table.cached() as usize, naive.cached);

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use folio_core::ids::{BlockId, Token};
-use folio_core::kv::{KvStats, Short};
+use folio_core::ids::{BlockId, Salt, Token};
+use folio_core::kv::{Claim, KvStats, Short};
 use folio_core::plan::CacheOp;
 
 mod swap;
@@ -186,19 +186,15 @@ impl Naive {
         self.labels.insert(block, Label { past, promised_by: None, since: self.labelled });
     }
 
-    pub(crate) fn admit(
-        &mut self,
-        tokens: &[Token],
-        salt: u64,
-        use_cache: bool,
-    ) -> Result<(Table, Option<CacheOp>), Short> {
-        let use_cache = use_cache && self.caching;
+    pub(crate) fn admit(&mut self, claim: &Claim<'_>) -> Result<(Table, Option<CacheOp>), Short> {
+        let &Claim { tokens, salt: Salt(salt), .. } = claim;
+        let use_cache = claim.use_prefix_cache && self.caching;
         let cache = if use_cache { self.cache(tokens, salt) } else { (salt, 0) };
         let (found, ready) =
             if use_cache { self.match_prefix(tokens, salt) } else { (Vec::new(), 0) };
         let total = tokens.len().div_ceil(self.block_size);
         let held = found.iter().filter(|block| self.holders.contains_key(block)).count();
-        self.room_for(total - held)?;
+        self.room_for(total - held + claim.beside as usize)?;
         let start =
             if use_cache && found.len() == ready { self.start(tokens, cache, ready) } else { None };
         let start = start.filter(|(source, _)| {

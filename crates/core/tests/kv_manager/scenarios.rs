@@ -18,7 +18,7 @@ pub(crate) fn tokens(ids: impl IntoIterator<Item = u32>) -> Vec<Token> {
 }
 
 pub(crate) fn claim(tokens: &[Token]) -> Claim<'_> {
-    Claim { tokens, salt: Salt(0), use_prefix_cache: true, sequences: 1, longest: 100 }
+    Claim { tokens, salt: Salt(0), use_prefix_cache: true, beside: 0, sequences: 1, longest: 100 }
 }
 
 /// Admits a prompt and publishes it, as the step that computes it would.

@@ -13,6 +13,7 @@ pub(crate) enum Action {
         last: u32,
         salt: u64,
         use_prefix_cache: bool,
+        beside: u32,
     },
     Append {
         which: Index,
@@ -65,13 +66,15 @@ fn action() -> impl Strategy<Value = Action> {
         1 => prop::collection::vec(0..=256usize, 2..5),
     ];
     let salt = prop_oneof![5 => Just(0), 1 => Just(1u64)];
-    let admit = (0..2u32, lengths, 0..2u32, salt, prop::bool::weighted(0.85)).prop_map(
-        |(stream, lengths, last, salt, use_prefix_cache)| Action::Admit {
+    let beside = prop_oneof![5 => Just(0), 1 => 0..8u32];
+    let admit = (0..2u32, lengths, 0..2u32, salt, prop::bool::weighted(0.85), beside).prop_map(
+        |(stream, lengths, last, salt, use_prefix_cache, beside)| Action::Admit {
             stream,
             lengths,
             last,
             salt,
             use_prefix_cache,
+            beside,
         },
     );
     let append = (which(), prop_oneof![3 => Just(0), 1 => 0..=128usize], 0..2u32)

@@ -241,8 +241,8 @@ fn a_step_that_preempts_admits_nobody() {
 
 #[test]
 fn a_request_that_waits_for_memory_does_not_wear_out_the_prefix_cache() {
-    // H could have its prompt's blocks at once, but not those of its samples. To find out, it takes blocks and gives them
-    // back; did it so in every step, what A left in the cache would be gone when Z comes.
+    // H could have its prompt's blocks at once, but not those of its samples. Did it take them to find out, what A left in the
+    // cache would be gone when Z comes.
     check(
         "cache, blocks 9, seqs 6; A 9+1; X 4+12; H 17+2 x4 @1 drop=6; Z 9+1 like=A @6",
         expect![[r#"
@@ -260,6 +260,24 @@ fn a_request_that_waits_for_memory_does_not_wear_out_the_prefix_cache() {
             11  X[14..15]*                                  | ends X; free 9
         "#]],
     );
+}
+
+#[test]
+fn a_request_that_waits_for_memory_takes_nothing_and_counts_for_nothing() {
+    let limits = Limits { max_num_seqs: 6, ..wide() };
+    let mut server = Server::new(limits, Config { capacity: 9, ..CACHED });
+    server.submit(job(1, 9, 1, Some(1))).unwrap();
+    server.submit(job(2, 4, 1, Some(12))).unwrap();
+    server.step();
+    // There are blocks for its prompt, one of which the cache would lose, but not for its samples.
+    server.submit(job(3, 21, 4, Some(2))).unwrap();
+    for _ in 0..4 {
+        server.step();
+        let Stats { waiting, kv, .. } = server.scheduler.stats();
+        assert_eq!((waiting.groups, kv.prefix_queries, kv.evictions), (1, 9 + 4, 0));
+    }
+    server.drain(100);
+    assert_eq!(server.scheduler.stats().kv.prefix_queries, 9 + 4 + 21);
 }
 
 #[test]
@@ -360,7 +378,7 @@ fn the_numbers_of_a_small_day() {
             lost_slots: 0,
             prompt_tokens: 18,
             generated_tokens: 24,
-            computed_tokens: 50,
+            computed_tokens: 47,
             queue_time: 9,
         }
     "#]]

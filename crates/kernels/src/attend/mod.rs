@@ -35,7 +35,7 @@ const STAGE: usize = 64;
 const UNIT_ROWS: usize = 256;
 
 /// How a layer attends.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttendSpec {
     /// Query heads, a multiple of the cache's kv_heads; query head `h` reads kv head `h / (heads / kv_heads)`.
     pub heads: usize,
@@ -45,8 +45,6 @@ pub struct AttendSpec {
     pub window: Option<usize>,
     /// `cap * tanh(score / cap)` on scaled scores.
     pub softcap: Option<f32>,
-    /// ALiBi: a slope for each query head; `slope * (position - own position)` is added to the score.
-    pub alibi: Option<Vec<f32>>,
 }
 
 /// One call, as its units see it.
@@ -190,6 +188,4 @@ fn check(spec: &AttendSpec, shape: &KvShape, layer: usize, q: &View<'_>, out: us
     assert_eq!(q.width(), spec.heads * shape.head_dim, "q has heads * head_dim columns");
     assert_eq!(out, q.rows() * q.width(), "the output has the shape of q");
     assert_ne!(spec.window, Some(0), "a window of nothing");
-    let slopes = spec.alibi.as_ref().map_or(spec.heads, Vec::len);
-    assert_eq!(slopes, spec.heads, "one ALiBi slope for each query head");
 }

@@ -108,7 +108,7 @@ pub(super) fn softmax<L: Lanes>(l: L, u: &Unified<'_>, partition: usize, s: &mut
     }
 }
 
-/// Scales, caps, biases and masks a row's scores, the first of which is of position `first`; returns the largest.
+/// Scales, caps and masks a row's scores, the first of which is of position `first`; returns the largest.
 #[inline(always)]
 fn shape_scores<L: Lanes>(
     l: L,
@@ -119,7 +119,6 @@ fn shape_scores<L: Lanes>(
     scores: &mut [[f32; LANES]],
 ) -> f32 {
     let spec = u.job.spec;
-    let slope = spec.alibi.as_ref().map(|slopes| slopes[u.head(row)]);
     // Positions relative to the row's own, exact in f32.
     #[expect(clippy::cast_precision_loss, reason = "a context is below 2^24 positions")]
     let relative = |position: usize| position as f32 - u.position(u.token(row)) as f32;
@@ -131,10 +130,9 @@ fn shape_scores<L: Lanes>(
     let (low, high) = (l.splat(relative(seen.start) - 0.5), l.splat(relative(seen.end) - 0.5));
     let never = l.splat(f32::NEG_INFINITY);
     let mut max = never;
-    let plain = spec.softcap.is_none() && slope.is_none();
     for (i, score) in scores.iter_mut().enumerate() {
         let position = first + i * LANES;
-        if plain && position >= seen.start && position + LANES <= seen.end {
+        if spec.softcap.is_none() && position >= seen.start && position + LANES <= seen.end {
             let x = l.mul(l.load(score), l.splat(spec.scale));
             l.store(x, score);
             max = l.max(x, max);
@@ -144,9 +142,6 @@ fn shape_scores<L: Lanes>(
         let mut x = l.mul(l.load(score), l.splat(spec.scale));
         if let Some(cap) = spec.softcap {
             x = l.mul(l.splat(cap), tanh(l, l.div(x, l.splat(cap))));
-        }
-        if let Some(slope) = slope {
-            x = l.fma(at, l.splat(slope), x);
         }
         x = l.select_gt(at, low, l.select_gt(high, at, x, never), never);
         l.store(x, score);

@@ -40,13 +40,7 @@ impl Sequence {
 
     fn spec(&self) -> AttendSpec {
         let dim = f32::from(u16::try_from(self.dim).unwrap());
-        AttendSpec {
-            heads: self.heads,
-            scale: 1.0 / dim.sqrt(),
-            window: None,
-            softcap: None,
-            alibi: None,
-        }
+        AttendSpec { heads: self.heads, scale: 1.0 / dim.sqrt(), window: None, softcap: None }
     }
 
     /// Attention of positions `from ..`, in f64.
@@ -71,10 +65,6 @@ impl Sequence {
                         let mut score = dot * f64::from(spec.scale);
                         if let Some(cap) = spec.softcap {
                             score = f64::from(cap) * (score / f64::from(cap)).tanh();
-                        }
-                        if let Some(slopes) = &spec.alibi {
-                            score -= f64::from(slopes[head])
-                                * f64::from(u32::try_from(position - p).unwrap());
                         }
                         score
                     })
@@ -149,13 +139,10 @@ impl Sequence {
 /// What may be asked of one head shape.
 fn variants(sequence: &Sequence) -> Vec<AttendSpec> {
     let plain = sequence.spec();
-    let slopes =
-        (0..sequence.heads).map(|h| 0.5 / f32::from(u16::try_from(h + 1).unwrap())).collect();
     vec![
-        AttendSpec { window: Some(7), ..plain.clone() },
-        AttendSpec { window: Some(270), softcap: Some(2.0), ..plain.clone() },
-        AttendSpec { softcap: Some(50.0), ..plain.clone() },
-        AttendSpec { alibi: Some(slopes), ..plain.clone() },
+        AttendSpec { window: Some(7), ..plain },
+        AttendSpec { window: Some(270), softcap: Some(2.0), ..plain },
+        AttendSpec { softcap: Some(50.0), ..plain },
         plain,
     ]
 }
@@ -249,7 +236,7 @@ fn a_sequence_does_not_depend_on_its_neighbours() {
         dtype: KvDtype::Bf16,
     };
     let (heads, width, kv_width) = (6, 96, 32);
-    let spec = AttendSpec { heads, scale: 0.25, window: None, softcap: None, alibi: None };
+    let spec = AttendSpec { heads, scale: 0.25, window: None, softcap: None };
     for ctx in contexts() {
         let mut cache = KvCache::new(shape).unwrap();
         // Rows of mixed lengths in one batch; every second one continues something already there.

@@ -1,6 +1,9 @@
 //! Random numbers, contexts and comparisons for the other modules.
 
-use folio_kernels::{Context, Dtype, Isa, KvDtype, Raw, Segment, WeightFormat};
+use folio_kernels::{
+    Activation, Context, Dtype, Epilogue, Isa, KvDtype, PackedMatrix, Raw, Segment, WeightFormat,
+    linear,
+};
 use half::{bf16, f16};
 
 /// A small random number generator (splitmix64): the same numbers on every machine.
@@ -133,4 +136,17 @@ fn whole_127ths(head: &[f32]) -> Vec<f32> {
             x => (x * inverse).round_ties_even() * scale + 0.0,
         })
         .collect()
+}
+
+/// The activation of every number: what a linear layer whose weights are 1 ends with.
+pub(crate) fn activate(ctx: &Context, activation: Activation, x: &mut [f32]) {
+    const OUTPUTS: usize = 16;
+    let mut builder = PackedMatrix::builder(&[floats(Dtype::F32, OUTPUTS)], 1).unwrap();
+    builder.fill(ctx, 0, Raw::from_f32(&[1.0; OUTPUTS]));
+    let mut y = vec![0.0; x.len() * OUTPUTS];
+    linear(ctx, x, &builder.finish(), None, Epilogue::Activate(activation), &mut y);
+    // Each from another lane than the one before.
+    for (i, x) in x.iter_mut().enumerate() {
+        *x = y[i * OUTPUTS + i % OUTPUTS];
+    }
 }

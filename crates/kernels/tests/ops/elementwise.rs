@@ -1,10 +1,10 @@
-//! Activations, gates, soft-caps, sums, rotary embedding.
+//! Activations, soft-caps, sums, rotary embedding.
 
-use folio_kernels::{
-    Activation, Rope, RopeStyle, ViewMut, activate, add, gated, rope, scale, softcap,
+use folio_kernels::{Activation, Rope, RopeStyle, ViewMut, add, rope, scale, softcap};
+
+use crate::common::{
+    Random, activate, alone, assert_close, assert_same_bits, same_everywhere, wide,
 };
-
-use crate::common::{Random, assert_close, assert_same_bits, same_everywhere, wide};
 
 /// The error function, by its Taylor series or its continued fraction.
 fn erf64(x: f64) -> f64 {
@@ -70,27 +70,8 @@ fn activations_keep_nan_and_survive_extremes() {
         assert_eq!(y[1..2], [0.0], "{activation:?}");
         assert_eq!(y[2..4], [1e10, 0.0], "{activation:?}");
         let mut nan = [f32::NAN; 3];
-        activate(&crate::common::alone(), activation, &mut nan);
+        activate(&alone(), activation, &mut nan);
         assert!(nan.iter().all(|x| x.is_nan()), "{activation:?}");
-    }
-}
-
-#[test]
-fn a_gate_is_an_activation_times_up() {
-    let mut random = Random(1);
-    for length in [1, 16, 37, 40_000] {
-        let (gate, up) = (random.numbers(length), random.numbers(length));
-        let y = same_everywhere(|ctx| {
-            let mut y = vec![f32::NAN; length];
-            gated(ctx, Activation::GeluTanh, &gate, &up, &mut y);
-            y
-        });
-        let expected: Vec<f64> = wide(&gate)
-            .iter()
-            .zip(wide(&up))
-            .map(|(g, u)| activation64(Activation::GeluTanh, *g) * u)
-            .collect();
-        assert_close(&expected, &y, 1e-6, 0.0, "gated");
     }
 }
 
@@ -174,5 +155,5 @@ fn rotations_are_right_in_both_styles_and_leave_the_rest_alone() {
 fn a_position_beyond_the_tables_is_refused() {
     let table = [0.0; 4];
     let spec = Rope { style: RopeStyle::Half, head_dim: 2, dims: 2, cos: &table, sin: &table };
-    rope(&crate::common::alone(), &spec, &[4], ViewMut::dense(&mut [0.0; 2], 2));
+    rope(&alone(), &spec, &[4], ViewMut::dense(&mut [0.0; 2], 2));
 }

@@ -40,13 +40,7 @@ impl Crowd {
             rows: Vec::new(),
             blocks: Vec::new(),
             q: Vec::new(),
-            spec: AttendSpec {
-                heads: kv_heads * group,
-                scale: 0.3,
-                window: None,
-                softcap: None,
-                alibi: None,
-            },
+            spec: AttendSpec { heads: kv_heads * group, scale: 0.3, window: None, softcap: None },
         };
         let mut tables: Vec<Vec<u32>> = Vec::new();
         for i in 0..rows {

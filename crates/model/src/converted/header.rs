@@ -7,10 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Form;
 use crate::gguf::Kind;
-use crate::weights::{MatrixLayout, Quantization, Stored};
-
-/// Most inputs that may share a scale.
-const MOST_GROUP: usize = 1 << 16;
+use crate::weights::{MOST_GROUP, MatrixLayout, Quantization, Scheme, Stored};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,7 +154,7 @@ impl Format {
 fn known_name(name: &str) -> &'static str {
     let of_gguf = Kind::all().map(Kind::name);
     let quantised = Quantization::NAMES.into_iter();
-    let mut known = of_gguf.chain(quantised).chain(["AWQ int4", "GPTQ int4"]);
+    let mut known = of_gguf.chain(quantised).chain(Scheme::NAMES);
     known.find(|known| *known == name).unwrap_or("quantised")
 }
 

@@ -18,20 +18,10 @@ use crate::backend::Backend;
 use crate::checkpoint::{Checkpoint, rope_factors};
 use crate::cpu::Cpu;
 use crate::error::ModelError;
-use crate::gguf;
 use crate::load::Progress;
 use crate::sizes::wide;
 use crate::weights::Quantization;
-
-/// The small files of a folder that are kept.
-const SMALL: [&str; 6] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-];
+use crate::{file_names, gguf};
 
 /// How weights are to be converted, and with what.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +72,7 @@ fn copy_small_files(
         }
         return Ok(());
     }
-    for name in SMALL {
+    for name in file_names::SMALL {
         if let Some(bytes) = source.read_file(name)? {
             fs::write(folder.join(name), bytes).map_err(failed)?;
         }

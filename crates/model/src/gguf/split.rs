@@ -1,6 +1,7 @@
 //! Which GGUF files make a model: one, or parts named `…-00001-of-00003.gguf`, whichever of them was named.
 
 use crate::error::ModelError;
+use crate::file_names::CONFIG;
 use crate::source::ModelSource;
 
 const ENDING: &str = ".gguf";
@@ -54,8 +55,7 @@ pub(crate) fn find(source: &ModelSource) -> Result<Option<Found>, ModelError> {
     }
     let mut names = source.names();
     names.sort_unstable();
-    if names.iter().any(|n| n == "config.json") && names.iter().any(|n| n.ends_with(".safetensors"))
-    {
+    if names.iter().any(|n| n == CONFIG) && names.iter().any(|n| n.ends_with(".safetensors")) {
         return Ok(None);
     }
     // A projector of images is never a model by itself.

@@ -97,7 +97,7 @@ struct Desk {
     /// The newest contents of slots whose writes are not done.
     staged: FxHashMap<usize, Arc<Vec<u8>>>,
     writes: VecDeque<(usize, Arc<Vec<u8>>)>,
-    /// Buffers in `writes`, being filled or being written.
+    /// Buffers in `writes` or being written.
     staging: u64,
     /// Slots whose last write failed.
     failed: FxHashMap<usize, io::ErrorKind>,
@@ -113,6 +113,23 @@ enum Source {
     Staged(Arc<Vec<u8>>),
     File,
     Failed(io::ErrorKind),
+}
+
+/// What was ordered and not taken yet.
+struct Ahead<'a> {
+    shared: &'a Shared,
+    sources: VecDeque<Source>,
+}
+
+impl Drop for Ahead<'_> {
+    /// Takes what is left after a panic, lest the next to read gets it for its own.
+    fn drop(&mut self) {
+        for source in self.sources.drain(..) {
+            if let Source::File = source {
+                drop(self.shared.next_read());
+            }
+        }
+    }
 }
 
 impl FileStore {
@@ -141,13 +158,14 @@ impl FileStore {
         while desk.staging >= most_staged {
             desk = self.shared.wait(desk);
         }
-        desk.staging += 1;
         let spare = desk.spare.pop();
         drop(desk);
         let mut buffer = self.shared.buffer(spare);
         fill(&mut buffer[..block_bytes]);
         let buffer = Arc::new(buffer);
         let mut desk = self.shared.desk();
+        // Not before it is filled: what panics in between would never be written, nor counted off.
+        desk.staging += 1;
         desk.staged.insert(slot, Arc::clone(&buffer));
         desk.writes.push_back((slot, buffer));
         self.shared.ordered.notify_one();
@@ -158,16 +176,16 @@ impl FileStore {
         slots: &[usize],
         mut each: impl FnMut(usize, Result<&[u8], SwapFault>),
     ) {
-        let mut sources = VecDeque::new();
-        let mut ahead = slots.iter();
+        let mut ahead = Ahead { shared: &self.shared, sources: VecDeque::new() };
+        let mut next = slots.iter();
         for place in 0..slots.len() {
-            while sources.len() < READ_AHEAD
-                && let Some(&slot) = ahead.next()
+            while ahead.sources.len() < READ_AHEAD
+                && let Some(&slot) = next.next()
             {
-                sources.push_back(self.order(slot));
+                ahead.sources.push_back(self.order(slot));
             }
             let block = ..self.shared.block_bytes;
-            match sources.pop_front() {
+            match ahead.sources.pop_front() {
                 Some(Source::Staged(bytes)) => each(place, Ok(&bytes[block])),
                 Some(Source::Failed(kind)) => each(place, Err(SwapFault::Write(kind))),
                 Some(Source::File) => match self.shared.next_read() {

@@ -13,12 +13,11 @@ use super::safetensors::{Plain, SafetensorsFile};
 use super::stored::{Elements, Tensor};
 use crate::error::ModelError;
 use crate::fields::Fields;
+use crate::file_names::{WEIGHTS, WEIGHTS_INDEX};
 use crate::gguf::{BlockMatrix, Found, GgufFile, Metadata, StoredTensor};
 use crate::source::{MOST_CONFIG_BYTES, ModelSource, is_plain};
 use crate::spec::ModelSpec;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 const MOST_SHARDS: usize = 4096;
 
 /// All weight files of a model, opened and their headers read.
@@ -98,12 +97,12 @@ impl WeightFiles {
     /// # Errors
     /// When there are none, or one is missing or damaged.
     pub fn open(source: &ModelSource, scheme: Option<Scheme>) -> Result<Self, ModelError> {
-        let index_name = INDEX.to_owned();
-        if let Some(bytes) = source.map(SINGLE)? {
-            let file = WeightFile::Safetensors(SafetensorsFile::open(SINGLE, bytes)?);
+        let index_name = WEIGHTS_INDEX.to_owned();
+        if let Some(bytes) = source.map(WEIGHTS)? {
+            let file = WeightFile::Safetensors(SafetensorsFile::open(WEIGHTS, bytes)?);
             return Ok(Self { files: vec![file], index: None, index_name, scheme });
         }
-        let Some(index) = source.read_bounded(INDEX, MOST_CONFIG_BYTES)? else {
+        let Some(index) = source.read_bounded(WEIGHTS_INDEX, MOST_CONFIG_BYTES)? else {
             return Err(no_weights(source));
         };
         let (names, index) = read_index(&index)?;
@@ -111,7 +110,7 @@ impl WeightFiles {
             .iter()
             .map(|name| {
                 let bytes = source.map(name)?.ok_or_else(|| {
-                    ModelError::file(name, format!("is missing; {INDEX} lists it"))
+                    ModelError::file(name, format!("is missing; {WEIGHTS_INDEX} lists it"))
                 })?;
                 SafetensorsFile::open(name, bytes).map(WeightFile::Safetensors)
             })
@@ -177,7 +176,7 @@ impl WeightFiles {
             None => self.files.first(),
         };
         listed.ok_or_else(|| {
-            let state = if self.index_name == INDEX { "not listed" } else { "missing" };
+            let state = if self.index_name == WEIGHTS_INDEX { "not listed" } else { "missing" };
             let problem = format!("is {state}, but the model needs it");
             ModelError::tensor(&self.index_name, name, problem)
         })
@@ -271,10 +270,10 @@ pub(super) fn check_shape(
 
 /// The shards' names, and which of them holds which tensor.
 fn read_index(bytes: &[u8]) -> Result<(Vec<String>, FxHashMap<String, usize>), ModelError> {
-    let fields = Fields::parse(INDEX, bytes)?;
+    let fields = Fields::parse(WEIGHTS_INDEX, bytes)?;
     let Some(Value::Object(map)) = fields.value("weight_map") else {
         return Err(ModelError::Field {
-            file: INDEX,
+            file: WEIGHTS_INDEX,
             field: "weight_map".to_owned(),
             problem: "is missing or not an object".to_owned(),
         });
@@ -286,7 +285,7 @@ fn read_index(bytes: &[u8]) -> Result<(Vec<String>, FxHashMap<String, usize>), M
         let file = file.as_str().filter(|f| is_plain(f) && f.ends_with(".safetensors"));
         let Some(file) = file else {
             return Err(ModelError::tensor(
-                INDEX,
+                WEIGHTS_INDEX,
                 tensor,
                 format!(
                     "is given the file {}, which is not the name of a .safetensors file in the same folder",
@@ -301,7 +300,10 @@ fn read_index(bytes: &[u8]) -> Result<(Vec<String>, FxHashMap<String, usize>), M
         index.insert(tensor.clone(), number);
     }
     if names.len() > MOST_SHARDS {
-        return Err(ModelError::file(INDEX, format!("lists more than {MOST_SHARDS} files")));
+        return Err(ModelError::file(
+            WEIGHTS_INDEX,
+            format!("lists more than {MOST_SHARDS} files"),
+        ));
     }
     Ok((names, index))
 }
@@ -318,5 +320,5 @@ fn no_weights(source: &ModelSource) -> ModelError {
              in Python, transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER) writes model.safetensors",
         );
     }
-    ModelError::file(SINGLE, format!("is missing, and so are {INDEX} and GGUF files"))
+    ModelError::file(WEIGHTS, format!("is missing, and so are {WEIGHTS_INDEX} and GGUF files"))
 }

@@ -15,6 +15,7 @@ mod stored;
 pub use files::WeightFiles;
 pub use inventory::MatrixLayout;
 pub(crate) use inventory::{Inventory, Keep, Kept};
+pub(crate) use packed::MOST_GROUP;
 pub use packed::Scheme;
 pub use quantise::Quantization;
 pub use resolve::{LayerTensors, LinearTensors, ModelTensors, NormTensors};

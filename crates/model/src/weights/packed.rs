@@ -19,11 +19,14 @@ use crate::spec::bounds;
 const PER_WORD: usize = 8;
 const WORD_BYTES: usize = 4;
 /// The most inputs that may share a scale.
-const MOST_GROUP: usize = 1 << 16;
+pub(crate) const MOST_GROUP: usize = 1 << 16;
 /// Which of eight outputs each nibble of an AWQ word is, from the lowest.
 const AWQ_ORDER: [usize; PER_WORD] = [0, 2, 4, 6, 1, 3, 5, 7];
 const IN_ORDER: [usize; PER_WORD] = [0, 1, 2, 3, 4, 5, 6, 7];
 const SUPPORTED: &str = "4-bit AWQ (version gemm) and 4-bit GPTQ are, and so are float weights";
+
+const AWQ: &str = "AWQ int4";
+const GPTQ: &str = "GPTQ int4";
 
 /// How the quantised layers of a folder are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,9 @@ enum Method {
 type Lookup<'a, 'b> = dyn Fn(&str) -> Result<Option<Plain<'a>>, ModelError> + 'b;
 
 impl Scheme {
+    /// What the kinds of matrices are called.
+    pub(crate) const NAMES: [&str; 2] = [AWQ, GPTQ];
+
     /// Reads `quantization_config` of a `config.json`; `None` where there is none.
     ///
     /// # Errors
@@ -95,8 +101,8 @@ impl Scheme {
 
     fn name(self) -> &'static str {
         match self.method {
-            Method::Awq => "AWQ int4",
-            Method::Gptq(_) => "GPTQ int4",
+            Method::Awq => AWQ,
+            Method::Gptq(_) => GPTQ,
         }
     }
 

@@ -115,6 +115,8 @@ fn metadata_that_contradicts_itself_or_is_not_served() {
     changed("llama.rope.scaling.type", text("yarn"), &["rope.scaling.type", "`yarn`"]);
     changed("llama.rope.scaling.type", text("linear"), &["rope.scaling.factor", "missing"]);
     changed("llama.rope.freq_base", Value::F32(f32::NAN), &["rope.freq_base", "NaN"]);
+    // Beyond what a number of single precision can say: no angle would be a number.
+    changed("llama.rope.freq_base", Value::F32(1e-44), &["GGUF metadata", "angles"]);
     let epsilon = "llama.attention.layer_norm_rms_epsilon";
     changed(epsilon, Value::F32(-1.0), &[epsilon]);
     changed("tokenizer.ggml.eos_token_id", Value::U32(40), &["eos_token_id", "40 tokens"]);
@@ -188,6 +190,7 @@ fn tensors_that_are_not_what_they_should_be() {
     changed(|file| file.tensors[0].name.push('x'), &["`blk.0.attn_norm.weight`", "missing"]);
     changed(|file| drop(file.tensors.remove(3)), &["token_embd.weight", "missing"]);
     changed(|file| file.tensors[0].bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()), &["NaN"]);
+    changed(|file| file.floats("rope_freqs.weight", &[16], &[0.0; 16]), &["angles"]);
     let quantised_norm = |file: &mut File| {
         let bytes = vec![0; 272];
         (file.tensors[0].kind, file.tensors[0].bytes) = (8, bytes);

@@ -11,9 +11,10 @@ use folio_core::exec::{Drawn, Score};
 use folio_core::ids::Token;
 use folio_core::plan::StepPlan;
 use folio_kernels::{
-    Activation, AttendSpec, Bits, CodeFormat, CodeRow, CodeSource, Epilogue, SUPERBLOCK, Scaling,
+    Activation, AttendSpec, Bits, CodeFormat, CodeRow, CodeSource, Epilogue, KvShape, SUPERBLOCK,
+    Scaling,
 };
-use folio_model::backend::{Answer, Backend, CacheShape, Linear, Norm, Rotation, Step, Task, Want};
+use folio_model::backend::{Answer, Backend, Linear, Norm, Rotation, Step, Task, Want};
 use folio_model::rope::RopeStyle;
 use folio_model::spec::NormKind;
 use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored};
@@ -38,7 +39,7 @@ type KeyValue = (Vec<f64>, Vec<f64>);
 
 /// Keys and values by layer, block and slot.
 pub(crate) struct NaiveCache {
-    shape: CacheShape,
+    shape: KvShape,
     entries: HashMap<(usize, u32, usize), KeyValue>,
 }
 
@@ -252,7 +253,7 @@ impl Backend for Naive {
         Ok(Rows(vec![vec![0.0; width]; rows]))
     }
 
-    fn cache(&self, shape: CacheShape) -> Result<NaiveCache, ModelError> {
+    fn cache(&self, shape: KvShape) -> Result<NaiveCache, ModelError> {
         Ok(NaiveCache { shape, entries: HashMap::new() })
     }
 
@@ -325,7 +326,7 @@ impl Backend for Naive {
                 }
             }
         }
-        let CacheShape { block_size, dtype, .. } = cache.shape;
+        let KvShape { block_size, dtype, .. } = cache.shape;
         let (queries, kv) = (r.heads * r.head_dim, r.kv_heads * r.head_dim);
         let stored = |x: &[f64]| kept(x, r.head_dim, dtype);
         for sequence in &step.sequences {
@@ -347,7 +348,7 @@ impl Backend for Naive {
         cache: &NaiveCache,
         out: &mut Rows,
     ) {
-        let CacheShape { block_size, kv_heads, head_dim, .. } = cache.shape;
+        let KvShape { block_size, kv_heads, head_dim, .. } = cache.shape;
         for sequence in &step.sequences {
             let table = &step.blocks[sequence.blocks.clone()];
             for (i, token) in sequence.tokens.clone().enumerate() {
@@ -429,7 +430,7 @@ impl Backend for Naive {
     fn populate(&self, _: usize, _: Range<usize>, _: &mut NaiveCache) {}
 
     fn copy_block(&self, source: u32, destination: u32, cache: &mut NaiveCache) {
-        let CacheShape { layers, block_size, .. } = cache.shape;
+        let KvShape { layers, block_size, .. } = cache.shape;
         for layer in 0..layers {
             for slot in 0..block_size {
                 match cache.entries.get(&(layer, source, slot)).cloned() {

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use folio_kernels::{Activation, AttendSpec, BatchRow, Bits, CodeFormat, Epilogue, Raw, Scaling};
-use folio_model::backend::{Backend, CacheShape, Form, Linear, Norm, Role, Rotation, Step};
+use folio_kernels::{
+    Activation, AttendSpec, BatchRow, Bits, CodeFormat, Epilogue, KvShape, Raw, Scaling,
+};
+use folio_model::backend::{Backend, Form, Linear, Norm, Role, Rotation, Step};
 use folio_model::rope::RopeStyle;
 use folio_model::spec::{NormKind, NormSpec};
 use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored as StoredAs, Tensor};
@@ -241,8 +243,8 @@ proptest! {
         let (random, pair) = (&mut Random(seed), Pair::new(threads));
         let (heads, head_dim) = (kv_heads * group, 8 * octets);
         let dims = [0, head_dim / 2, head_dim][rotated];
-        let spec = AttendSpec { heads, scale: 0.3, window, softcap, alibi: None };
-        let shape = CacheShape { layers: 2, kv_heads, head_dim, blocks: 160, block_size, dtype: kept };
+        let spec = AttendSpec { heads, scale: 0.3, window, softcap };
+        let shape = KvShape { layers: 2, kv_heads, head_dim, blocks: 160, block_size, dtype: kept };
         let mut caches = (pair.cpu.cache(shape).unwrap(), pair.naive.cache(shape).unwrap());
         let head_norm = NormSpec { kind: NormKind::Rms, epsilon: 1e-6 };
         let queries = pair.norms(random, head_norm, head_dim);

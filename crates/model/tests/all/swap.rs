@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use folio_core::exec::{Executor, StepOutput};
@@ -101,6 +102,31 @@ fn more_than_may_be_staged_is_kept() {
         assert_eq!(found, Ok(pattern(slot as u8)));
     }
     assert!(store.faults().is_empty());
+}
+
+/// An engine goes on after a step that panicked, and so must the store.
+#[test]
+fn whoever_panics_with_a_block_takes_nothing_from_those_who_follow() {
+    let panics = |work: &mut dyn FnMut()| {
+        assert!(catch_unwind(AssertUnwindSafe(work)).is_err(), "it panicked");
+    };
+    let slots: Vec<usize> = (0..SLOTS).collect();
+    let mut store = SwapStore::file(&std::env::temp_dir(), SLOTS, BLOCK).unwrap();
+    for &slot in &slots {
+        put(&mut store, slot, slot as u8);
+    }
+    store.settle();
+    panics(&mut || store.take(&slots, |place, _| assert!(place < 2, "enough")));
+    // More often than blocks may be on their way.
+    for _ in 0..40 {
+        panics(&mut || store.put(3, |_| panic!("nothing to keep")));
+    }
+    put(&mut store, 5, 99);
+    store.settle();
+    for (&slot, found) in slots.iter().zip(take(&mut store, &slots)) {
+        let seed = if slot == 5 { 99 } else { slot as u8 };
+        assert_eq!(found, Ok(pattern(seed)), "slot {slot}");
+    }
 }
 
 #[test]

@@ -287,6 +287,7 @@ impl Busy {
             tokens: &tokens,
             salt: Salt(0),
             use_prefix_cache: true,
+            beside: 0,
             sequences: 1,
             longest: 4096,
         };

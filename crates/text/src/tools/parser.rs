@@ -58,7 +58,7 @@ const MISTRAL_ID: &str = "[CALL_ID]";
 const MISTRAL_ARGUMENTS: &str = "[ARGS]";
 const LLAMA_OPEN: &str = "<|python_tag|>";
 
-/// The longest name before arguments.
+/// The longest name before arguments, and the longest id between the two.
 const LONGEST_NAME: usize = 256;
 
 impl ToolParser {
@@ -169,15 +169,16 @@ impl ToolParser {
 
     fn name(&mut self, out: &mut Vec<ToolDelta>) -> bool {
         let held = self.held.trim_start();
-        let Some(end) = held.find(['{', '[']) else {
-            if held.len() <= LONGEST_NAME {
-                return false;
-            }
+        let end = held.find(['{', '[']).unwrap_or(held.len());
+        if end > LONGEST_NAME {
             return self.no_call(out);
-        };
+        }
         let (name, rest) = held.split_at(end);
+        if rest.is_empty() {
+            return false;
+        }
         let name = name.trim_end();
-        if name.is_empty() || name.len() > LONGEST_NAME || name.contains(char::is_whitespace) {
+        if name.is_empty() || name.contains(char::is_whitespace) {
             return self.no_call(out);
         }
         let rest = match after_marks(rest) {
@@ -320,10 +321,11 @@ fn after_marks(text: &str) -> Marks<'_> {
     }
     let mut text = text;
     if let Some(rest) = text.strip_prefix(MISTRAL_ID) {
-        let Some(end) = rest.find('[') else {
-            return if rest.len() > LONGEST_NAME { Marks::Wrong } else { Marks::Unknown };
-        };
+        let end = rest.find('[').unwrap_or(rest.len());
         text = rest.get(end..).unwrap_or_default();
+        if end > LONGEST_NAME {
+            return Marks::Wrong;
+        }
     }
     match text.strip_prefix(MISTRAL_ARGUMENTS) {
         Some(rest) => Marks::Arguments(rest),

@@ -136,6 +136,19 @@ fn every_format_is_read() {
     }
 }
 
+/// What is awaited so long that it can be no call stays none when its end comes after all.
+#[test]
+fn names_that_are_too_long_are_text_in_any_pieces() {
+    let long = |between: &str| format!("[TOOL_CALLS]f{between}{{}}");
+    for text in [long(&" ".repeat(300)), long(&format!("[CALL_ID]{}[ARGS]", "x".repeat(300)))] {
+        let whole = read(LIST, [text.as_str()]);
+        assert_eq!((whole.0.as_str(), calls(&whole)), (text.as_str(), vec![]));
+        assert_eq!(read(LIST, cut(&text, u64::MAX)), whole);
+    }
+    let text = long(&format!("[CALL_ID]{}[ARGS]", "x".repeat(250)));
+    assert_eq!(calls(&read(LIST, cut(&text, u64::MAX))), [("f", "{}")]);
+}
+
 fn fragment() -> impl Strategy<Value = String> {
     let fixed = [
         "<tool_call>",
