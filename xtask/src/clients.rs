@@ -5,12 +5,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{run, target};
+use crate::{cargo_command, run, target};
 
 pub(crate) fn check(root: &Path) -> Result<()> {
     // The same selection of packages as in the tests, or cargo would build them again with other features.
-    let build = ["test", "--workspace", "--no-run", "--quiet"];
-    run(Command::new(env!("CARGO")).args(build).current_dir(root))?;
+    run(&mut cargo_command(&["test", "--workspace", "--no-run", "--quiet"]))?;
     let python = environment(root)?;
     run(Command::new(python)
         .args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "tests/clients"])

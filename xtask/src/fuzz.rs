@@ -33,9 +33,9 @@ pub(crate) fn run(root: &Path, seconds: Option<&str>) -> Result<()> {
             "cargo-fuzz is not installed (rustup toolchain install nightly; cargo install cargo-fuzz): \
              inputs are chosen by what was said of them, not by the branches they took"
         );
-        by_outcome(root, seconds, seed)?;
+        by_outcome(seconds, seed)?;
     }
-    traces(root, seconds, seed << 20)
+    traces(seconds, seed << 20)
 }
 
 /// cargo-fuzz, which needs the compiler of tomorrow.
@@ -73,28 +73,27 @@ fn by_coverage(root: &Path, seconds: u64) -> Result<()> {
 }
 
 /// Lets `tests/fuzz` choose inputs.
-fn by_outcome(root: &Path, seconds: u64, seed: u64) -> Result<()> {
+fn by_outcome(seconds: u64, seed: u64) -> Result<()> {
     // Not optimised, so that overflows are caught.
+    let by_outcome =
+        ["test", "--quiet", "--test", "fuzz", "--", "--nocapture", "--test-threads", "1"];
     crate::run(
-        Command::new(env!("CARGO"))
-            .args(["test", "--quiet", "--test", "fuzz", "--", "--nocapture", "--test-threads", "1"])
+        crate::cargo_command(&by_outcome)
             .env("FOLIO_FUZZ_SEED", seed.to_string())
-            .env("FOLIO_FUZZ_SECONDS", seconds.to_string())
-            .current_dir(root),
+            .env("FOLIO_FUZZ_SECONDS", seconds.to_string()),
     )
 }
 
 /// Runs batches of seeds until the time is over.
-fn traces(root: &Path, seconds: u64, mut seed: u64) -> Result<()> {
+fn traces(seconds: u64, mut seed: u64) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut tried = 0;
+    let traces = ["test", "--quiet", "--release", "--package", "folio-sim", "--test", "fuzz"];
     while Instant::now() < until {
         crate::run(
-            Command::new(env!("CARGO"))
-                .args(["test", "--quiet", "--release", "--package", "folio-sim", "--test", "fuzz"])
+            crate::cargo_command(&traces)
                 .env("FOLIO_FUZZ_SEED", seed.to_string())
-                .env("FOLIO_FUZZ_COUNT", BATCH.to_string())
-                .current_dir(root),
+                .env("FOLIO_FUZZ_COUNT", BATCH.to_string()),
         )?;
         (seed, tried) = (seed + BATCH, tried + BATCH);
     }
