@@ -20,7 +20,7 @@ use folio_model::spec::NormKind;
 use folio_model::weights::{Elements, LinearTensors, MatrixLayout, Stored};
 use folio_model::{Dtype, KvDtype, ModelError};
 
-use crate::rounding::Activations;
+use crate::rounding::{Activations, eight_bits};
 
 pub(crate) struct Naive(pub(crate) Activations);
 
@@ -58,15 +58,7 @@ fn kept(x: &[f64], head_dim: usize, dtype: KvDtype) -> Vec<f64> {
         KvDtype::F32 => all(Dtype::F32),
         KvDtype::F16 => all(Dtype::F16),
         KvDtype::Bf16 => all(Dtype::Bf16),
-        KvDtype::Int8 => x
-            .chunks(head_dim)
-            .flat_map(|head| {
-                let scale = head.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
-                head.iter().map(move |x| {
-                    if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even() * scale }
-                })
-            })
-            .collect(),
+        KvDtype::Int8 => x.chunks(head_dim).flat_map(|head| eight_bits(head, |x| x)).collect(),
     }
 }
 

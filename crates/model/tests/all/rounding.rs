@@ -60,18 +60,18 @@ fn half(x: f64) -> f64 {
     round(x as f32, Dtype::F16)
 }
 
-/// Eight bits for each group of inputs that shares a scale; in f32, so that a number in the middle of two steps goes the way it goes
-/// in the kernels.
-fn in_groups(format: CodeFormat, x: &[f64], kept: impl Fn(f32) -> f32) -> Vec<f64> {
-    let x: Vec<f32> = x.iter().map(|&x| x as f32).collect();
-    let mut rounded = Vec::with_capacity(x.len());
-    for group in x.chunks(format.group.unwrap_or(x.len())) {
-        let largest = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        let scale = f64::from(kept(largest / 127.0));
-        rounded.extend(group.iter().map(|x| f64::from((x * inverse).round_ties_even()) * scale));
-    }
-    rounded
+/// Eight bits for each group of inputs that shares a scale.
+fn in_groups(format: CodeFormat, x: &[f64], kept: impl Fn(f32) -> f32 + Copy) -> Vec<f64> {
+    x.chunks(format.group.unwrap_or(x.len())).flat_map(|group| eight_bits(group, kept)).collect()
+}
+
+/// Eight bits and a scale; in f32, so that a number in the middle of two steps goes the way it goes in the kernels.
+pub(crate) fn eight_bits(group: &[f64], kept: impl Fn(f32) -> f32) -> Vec<f64> {
+    let group: Vec<f32> = group.iter().map(|&x| x as f32).collect();
+    let largest = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let scale = f64::from(kept(largest / 127.0));
+    group.iter().map(|x| f64::from((x * inverse).round_ties_even()) * scale).collect()
 }
 
 /// One position after the other, with sums that are rounded at each.
