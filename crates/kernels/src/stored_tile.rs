@@ -38,7 +38,7 @@ const AHEAD: usize = 4096;
 /// 128 a half, two bring four rows a sixth. Of short groups the CPU has several under way by itself.
 const CHAINS: usize = 4;
 /// Steps of a long group.
-const LONG: usize = 64;
+const LONG_STEPS: usize = 64;
 
 /// Codes of a number of bits, known when the tile is compiled.
 trait Width {
@@ -286,7 +286,7 @@ pub(crate) unsafe fn tiles<D: Dots>(d: D, t: &StoredTile<'_>, rows: usize, panel
         ($($r:literal)*) => {
             match rows {
                 $($r if const { $r <= D::Lanes::FEW } => match t.layout.format.bits {
-                    Bits::Four if t.layout.grouping.steps >= LONG => of!(Nibbles<0>, $r, true),
+                    Bits::Four if t.layout.grouping.steps >= LONG_STEPS => of!(Nibbles<0>, $r, true),
                     Bits::Four => of!(Nibbles<0>, $r, false),
                     Bits::Five => of!(Nibbles<1>, $r, false),
                     Bits::Six => of!(Nibbles<2>, $r, false),

@@ -105,9 +105,9 @@ impl Rope {
     ///
     /// # Errors
     /// When the turning channels are none or odd in number, or an angle would be no number.
-    #[allow(
+    #[expect(
         clippy::cast_precision_loss,
-        reason = "as far positions are rounded where they are used"
+        reason = "where they are used, far positions are rounded, too"
     )]
     pub fn check(&self, head_dim: usize, context: usize) -> Result<(), ModelError> {
         if self.dims == 0 || !self.dims.is_multiple_of(2) || self.dims > head_dim {
